@@ -1,0 +1,53 @@
+"""`chopgrad SUB-COMMAND`: each stage of `ns-train chopgrad-refine` alone."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from chopgrad_ns.errors import UserError
+
+# Spinning OpenMP threads make every step several times slower on a busy machine; read once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+COMMANDS = {
+    "sample": "make a sample world: a textured scene with known depth, written as a nerfstudio scene",
+    "reconstruct": "fit a splat to sparse views of a scene",
+    "pairs": "make degraded/clean pairs from the training views and from sample worlds",
+    "finetune": "fine-tune a video refiner on pairs with pixel losses through its causal decoder",
+    "refine": "render a splat along a trajectory and refine the frames in one step",
+    "evaluate": "compare two folders of frames",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: chopgrad COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines += ["", "`chopgrad COMMAND --help` lists the options of a command. The whole job: ns-train chopgrad-refine --data SCENE"]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one sub-command. Bad input ends in one sentence on standard error and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"chopgrad: there is no command {name!r}; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        sys.exit(2)
+    # Imported only when asked for, so that the help of one command does not wait for the libraries of all.
+    module = importlib.import_module(f"chopgrad_ns.cli.{name}")
+    import tyro
+
+    try:
+        tyro.cli(module.run, prog=f"chopgrad {name}", description=module.__doc__, args=rest)
+    except UserError as error:
+        print(f"chopgrad {name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

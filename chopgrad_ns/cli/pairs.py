@@ -1,0 +1,43 @@
+"""Make pairs for fine-tuning: k folds of a scene's training views, and sample worlds.
+
+Example: chopgrad pairs --output pairs --data captures/fox --every 8 --sample-worlds 6
+"""
+
+from pathlib import Path
+from typing import Optional
+
+
+def run(output: Path, data: Optional[Path] = None, every: int = 8, longest_side: int = 240, folds: int = 3,
+        sample_worlds: int = 6, steps: int = 600, references: int = 2) -> None:
+    """Make pairs.
+
+    Args:
+        output: folder to write the pairs into, one sub-folder each; pairs already there are kept
+        data: scene whose training views are folded; none for sample worlds only
+        every: every N-th view is a training view
+        longest_side: pixels
+        folds: k
+        sample_worlds: number of sample worlds
+        steps: training steps of each pair's splat
+        references: training photos warped into each frame
+    """
+    from chopgrad_ns.cli.progress import bar
+    from chopgrad_ns.cli.scenes import open_scene
+    from chopgrad_ns.data.pairs import fold_pairs
+    from chopgrad_ns.errors import UserError
+    from chopgrad_ns.sim.pairs import sample_pairs
+    from chopgrad_ns.splat.fit import FitSettings
+
+    if data is None and not sample_worlds:
+        raise UserError("There is nothing to make pairs from; give --data SCENE or --sample-worlds.")
+    settings = FitSettings(steps=steps)
+    with bar("pairs") as report:
+        progress = lambda name, step, steps: report(step, steps)  # noqa: E731
+        made = []
+        if data is not None:
+            views = open_scene(data, every, longest_side).training_views()
+            made += [pair.save(output / pair.name) or pair.name
+                     for pair in fold_pairs(views, folds, settings, references, progress)]
+        made += [pair.save(output / pair.name) or pair.name
+                 for pair in sample_pairs(sample_worlds, settings, references, progress)]
+    print(f"{len(made)} pairs in {output}; next: chopgrad finetune --pairs {output} --output REFINER")

@@ -1,0 +1,1 @@
+"""The nerfstudio method ``chopgrad-refine``."""

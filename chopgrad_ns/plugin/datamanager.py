@@ -1,0 +1,148 @@
+"""Photos at the training resolution, and refined frames mixed among them."""
+
+import random
+from dataclasses import dataclass, field
+from typing import Dict, Literal, Optional, Tuple, Type
+
+import torch
+import tyro
+from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+
+from chopgrad_ns.data.views import Views
+from chopgrad_ns.distill.store import PseudoObservations
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.plugin.cameras import to_nerfstudio, to_opencv
+from chopgrad_ns.plugin.dataparser import SparseViewsDataParserConfig
+
+SIZE_TOLERANCE = 4
+"""Undistortion may crop photos of one camera to sizes that differ by a few pixels; more than this is refused."""
+
+
+@dataclass
+class SparseViewsDataManagerConfig(FullImageDatamanagerConfig):
+    """Full-image data manager over sparse views and, later, refined frames."""
+
+    _target: Type = field(default_factory=lambda: SparseViewsDataManager)
+    # Set through `--refine.*`; shown once, there.
+    dataparser: tyro.conf.Suppress[SparseViewsDataParserConfig] = field(default_factory=SparseViewsDataParserConfig)
+    longest_side: tyro.conf.Suppress[int] = 240
+    pseudo_share: tyro.conf.Suppress[float] = 0.4
+    # "gpu" means the training device, whichever it is; "cpu" would pin memory, which needs CUDA.
+    cache_images: Literal["cpu", "gpu"] = "gpu"
+
+
+class ExactlyScaledDataset(InputDataset):
+    """nerfstudio's dataset, with intrinsics scaled by the size the photos really get.
+
+    Sizes are rounded down to whole pixels; nerfstudio scales the intrinsics by the unrounded factor, which is up to
+    one pixel off at the far edge.
+    """
+
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0):
+        super().__init__(dataparser_outputs, scale_factor)
+        before, after = dataparser_outputs.cameras, self.cameras
+        x = after.width / (before.width * scale_factor)
+        y = after.height / (before.height * scale_factor)
+        after.fx, after.cx = after.fx * x, after.cx * x
+        after.fy, after.cy = after.fy * y, after.cy * y
+
+
+class SparseViewsDataManager(FullImageDatamanager):
+    """Draws training photos in shuffled epochs and, once there are any, refined frames at `pseudo_share`."""
+
+    config: SparseViewsDataManagerConfig
+    pseudo: Optional[PseudoObservations] = None
+
+    def _scale(self, outputs: DataparserOutputs) -> float:
+        longest = int(torch.maximum(outputs.cameras.width.max(), outputs.cameras.height.max()))
+        if longest <= self.config.longest_side:
+            return 1.0
+        # A hundredth of a pixel keeps whole sizes from being rounded down to one less.
+        return (self.config.longest_side + 0.01) / longest
+
+    def create_train_dataset(self) -> InputDataset:
+        return ExactlyScaledDataset(self.train_dataparser_outputs, self._scale(self.train_dataparser_outputs))
+
+    def create_eval_dataset(self) -> InputDataset:
+        outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        return ExactlyScaledDataset(outputs, self._scale(outputs))
+
+    def _load_images(self, split, cache_images_device):
+        images = super()._load_images(split, cache_images_device)
+        _crop_to_common_size(images, (self.train_dataset if split == "train" else self.eval_dataset).cameras)
+        if split == "train":
+            self.train_cameras = self.train_dataset.cameras.to(self.device)
+        return images
+
+    def next_train(self, step: int) -> Tuple[NerfstudioCameras, Dict]:
+        """The batch of one step: a pure function of the step, so that a resumed run sees the same sequence."""
+        draw = random.Random(self.config.train_cameras_sampling_seed * 1_000_003 + step)
+        if self.pseudo is not None and draw.random() < self.config.pseudo_share:
+            return self._pseudo_batch(draw.randrange(len(self.pseudo)))
+        photos = self.cached_train
+        epoch, position = divmod(step, len(photos))
+        order = list(range(len(photos)))
+        random.Random(self.config.train_cameras_sampling_seed + epoch).shuffle(order)
+        index = order[position]
+        batch = dict(photos[index])
+        batch["image"] = batch["image"].to(self.device)
+        camera = self.train_cameras[index : index + 1].to(self.device)
+        camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
+        return camera, batch
+
+    def _pseudo_batch(self, index: int) -> Tuple[NerfstudioCameras, Dict]:
+        camera = to_nerfstudio(self.pseudo.cameras[index]).to(self.device)
+        image = self.pseudo.frames[index].permute(1, 2, 0).to(self.device)
+        weight = self.pseudo.weight[index].permute(1, 2, 0).to(self.device)
+        return camera, {"image": image, "pseudo_weight": weight}
+
+    def training_views(self) -> Views:
+        """The training photos with their cameras and the scene's seed points; nothing that is held out."""
+        return Views(_stack(self.cached_train), to_opencv(self.train_dataset.cameras), *self._seed_points())
+
+    def held_out(self) -> Tuple[torch.Tensor, "object"]:
+        """Held-out photos [M, 3, H, W] and their cameras: for evaluation, after training."""
+        photos = _stack(self.cached_eval)
+        return photos, to_opencv(self.eval_dataset.cameras)
+
+    def _seed_points(self) -> Tuple[torch.Tensor, torch.Tensor]:
+        metadata = self.train_dataparser_outputs.metadata
+        if metadata.get("points3D_xyz") is not None and len(metadata["points3D_xyz"]):
+            return metadata["points3D_xyz"].float(), metadata["points3D_rgb"].float() / 255
+        return random_seed_points(self.train_dataset.cameras.camera_to_worlds[:, :3, 3])
+
+
+def random_seed_points(centers: torch.Tensor, count: int = 5000) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Grey points in a cube three times as wide as the camera positions [N, 3], for scenes without a point cloud."""
+    generator = torch.Generator().manual_seed(0)
+    middle = centers.mean(dim=0)
+    extent = (centers - middle).abs().max().clamp_min(1e-3) * 3
+    points = middle + (torch.rand(count, 3, generator=generator) * 2 - 1) * extent
+    return points, torch.full((count, 3), 0.5)
+
+
+def _stack(cache: list) -> torch.Tensor:
+    return torch.stack([_rgb(entry["image"]) for entry in cache]).permute(0, 3, 1, 2).contiguous()
+
+
+def _rgb(image: torch.Tensor) -> torch.Tensor:
+    """[H, W, 3] in 0…1; transparent pixels are shown on black."""
+    image = image.float() / 255 if image.dtype == torch.uint8 else image
+    return image if image.shape[-1] == 3 else image[..., :3] * image[..., 3:]
+
+
+def _crop_to_common_size(images: list, cameras: NerfstudioCameras) -> None:
+    """Cut a few pixels from the right and bottom where undistortion left photos of slightly different sizes."""
+    heights, widths = zip(*(entry["image"].shape[:2] for entry in images))
+    height, width = min(heights), min(widths)
+    if max(heights) - height > SIZE_TOLERANCE or max(widths) - width > SIZE_TOLERANCE:
+        raise UserError(f"The photos have different sizes, from {width}×{height} to {max(widths)}×{max(heights)} px; a "
+                        "trajectory needs one size, so resize or crop them.")
+    for entry in images:
+        for key in ("image", "mask", "depth_image"):
+            if key in entry:
+                entry[key] = entry[key][:height, :width]
+    cameras.width[:], cameras.height[:] = width, height

@@ -1,0 +1,188 @@
+"""Splatfacto on any device, with the splat before refinement kept beside the current one."""
+
+from dataclasses import dataclass, field
+from typing import Dict, Literal, Type, Union
+
+import torch
+from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
+from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
+from torch import Tensor
+
+from chopgrad_ns.plugin.cameras import to_opencv
+from chopgrad_ns.plugin.compat import no_perceptual_download
+from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.rasterize import rasterize
+
+
+@dataclass
+class RefinedSplatConfig(SplatfactoModelConfig):
+    """Splatfacto with a schedule for sparse views and short runs."""
+
+    _target: Type = field(default_factory=lambda: RefinedSplatModel)
+    reconstruct_steps: int = 1500
+    """steps of plain reconstruction; densification takes place in the first three quarters"""
+    pseudo_weight: float = 1.0
+    """weight of the loss on refined frames"""
+    num_downscales: int = 0
+    sh_degree: int = 2
+    sh_degree_interval: int = 400
+    warmup_length: int = 300
+    background_color: Literal["random", "black", "white"] = "random"
+
+
+class RefinedSplatModel(SplatfactoModel):
+    """A Splatfacto result in every respect (export, evaluation, rendering), drawn by `chopgrad_ns.splat.rasterize`.
+
+    Outputs beside Splatfacto's: `rgb_before` [H, W, 3], the plain splat, and `error` [H, W, 1], the mean absolute
+    difference of the two. Before refinement they are `rgb` itself and zero, so that the keys never change.
+    """
+
+    config: RefinedSplatConfig
+
+    def populate_modules(self) -> None:
+        self.config.stop_split_at = int(self.config.reconstruct_steps * 0.75)
+        self.config.stop_screen_size_at = self.config.stop_split_at
+        seed, self.seed_points = self.seed_points, None  # Splatfacto moves seed colours to CUDA unasked
+        with no_perceptual_download(_LazyPerceptual()):
+            super().populate_modules()
+        self.strategy.verbose = False
+        self.background_color = torch.zeros(3)
+        if seed is not None and not self.config.random_init:
+            points, colors = seed
+            colors = colors.float() / 255 if colors.dtype == torch.uint8 else colors.float().clamp_max(255) / 255
+            self.set_gaussians(Gaussians.from_points(points.float(), colors, self.config.sh_degree))
+        for name in ("means", "log_scales", "quats", "opacity_logits", "sh"):
+            self.register_buffer(f"before_{name}", torch.empty(0))
+
+    # The splat as `Gaussians`, and back.
+
+    def gaussians(self) -> Gaussians:
+        """The current splat, detached."""
+        p = {name: value.detach() for name, value in self.gauss_params.items()}
+        return Gaussians(p["means"], p["scales"], p["quats"], p["opacities"][:, 0],
+                         torch.cat([p["features_dc"][:, None], p["features_rest"]], dim=1))
+
+    def set_gaussians(self, splat: Gaussians) -> None:
+        """Replace the splat before optimizers exist. SH bands are cut or filled with zeros to the model's degree."""
+        bands = (self.config.sh_degree + 1) ** 2
+        sh = splat.sh.new_zeros(len(splat), bands, 3)
+        shared = min(bands, splat.sh.shape[1])
+        sh[:, :shared] = splat.sh[:, :shared]
+        values = {"means": splat.means, "scales": splat.log_scales, "quats": splat.quats,
+                  "features_dc": sh[:, 0], "features_rest": sh[:, 1:], "opacities": splat.opacity_logits[:, None]}
+        for name, value in values.items():
+            self.gauss_params[name] = torch.nn.Parameter(value.clone().contiguous())
+
+    def remember_before(self) -> None:
+        """Keep the present splat as the one `rgb_before` shows; it is saved with the checkpoint."""
+        now = self.gaussians()
+        for name in ("means", "log_scales", "quats", "opacity_logits", "sh"):
+            setattr(self, f"before_{name}", getattr(now, name).clone())
+
+    def before(self) -> Gaussians | None:
+        """The plain splat, or None while it is still being reconstructed."""
+        if self.before_means.numel() == 0:
+            return None
+        return Gaussians(*(getattr(self, f"before_{name}")
+                           for name in ("means", "log_scales", "quats", "opacity_logits", "sh")))
+
+    def load_state_dict(self, dict, **kwargs):  # noqa: A002  (Splatfacto's own parameter name)
+        for name in ("means", "log_scales", "quats", "opacity_logits", "sh"):
+            key = f"before_{name}"
+            dict.setdefault(key, torch.empty(0))  # a plain Splatfacto checkpoint has none
+            setattr(self, key, torch.empty_like(dict[key], device=self.device))
+        return super().load_state_dict(dict, **kwargs)
+
+    # Drawing.
+
+    def get_outputs(self, camera: NerfstudioCameras) -> Dict[str, Union[Tensor, list]]:
+        """Render one camera; in training through the camera optimizer and with gradients kept for densification."""
+        background = self._get_background_color()
+        if self.training:
+            assert camera.shape[0] == 1, "Only one camera at a time"
+            camera_to_world = self.camera_optimizer.apply_to_camera(camera)
+        else:
+            camera_to_world = camera.camera_to_worlds
+        view = to_opencv(camera)
+        viewmat = _viewmat(camera_to_world)
+        splat = self._cropped()
+        if splat is None:
+            return self._empty(view.height, view.width, background)
+        degree = min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
+        mode = "RGB" if self.training and not self.config.output_depth_during_training else "RGB+ED"
+        rgb, alpha, depth, self.info = self._draw(splat, viewmat, view, background, degree, mode)
+        self.last_size = (view.height, view.width)
+        if self.training:
+            self.strategy.step_pre_backward(self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info)
+            return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
+        before = self.before()
+        old = rgb if before is None else self._draw(_parameters(before), viewmat, view, background,
+                                                     self.config.sh_degree, "RGB")[0]
+        return {"rgb": rgb, "depth": depth, "accumulation": alpha,
+                "background": background.expand(view.height, view.width, 3), "rgb_before": old,
+                "error": (rgb - old).abs().mean(dim=-1, keepdim=True)}
+
+    def _cropped(self) -> Dict[str, Tensor] | None:
+        """Parameters of the Gaussians inside the viewer's crop box; None where it holds none."""
+        if self.crop_box is None or self.training:
+            return dict(self.gauss_params)
+        inside = self.crop_box.within(self.means).squeeze()
+        return {name: value[inside] for name, value in self.gauss_params.items()} if inside.any() else None
+
+    def _draw(self, p, viewmat, view, background, degree, mode):
+        colors = torch.cat([p["features_dc"][:, None], p["features_rest"]], dim=1)
+        drawn, alpha, info = rasterize(
+            p["means"], p["quats"], torch.exp(p["scales"]), torch.sigmoid(p["opacities"]).squeeze(-1), colors, viewmat,
+            view.K.to(viewmat), view.width, view.height, sh_degree=degree, render_mode=mode,
+            absgrad=self.strategy.absgrad, rasterize_mode=self.config.rasterize_mode)
+        rgb = (drawn[0, ..., :3] + (1 - alpha[0]) * background).clamp(0, 1)
+        depth = None
+        if mode == "RGB+ED":
+            depth = torch.where(alpha[0] > 0, drawn[0, ..., 3:4], drawn[0, ..., 3:4].detach().max())
+        return rgb, alpha[0], depth, info
+
+    def _empty(self, height: int, width: int, background: Tensor) -> Dict[str, Union[Tensor, list]]:
+        outputs = self.get_empty_outputs(width, height, background)
+        outputs["rgb_before"] = outputs["rgb"]
+        outputs["error"] = torch.zeros_like(outputs["accumulation"])
+        return outputs
+
+    # Losses and metrics.
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
+        if "pseudo_weight" not in batch:
+            return super().get_loss_dict(outputs, batch, metrics_dict)
+        # Where a refined frame is not trusted it is replaced by the render itself: no gradient from there, in the
+        # photometric term and in SSIM's windows alike.
+        weight = batch["pseudo_weight"]
+        target = weight * self.get_gt_img(batch["image"]) + (1 - weight) * outputs["rgb"].detach()
+        losses = super().get_loss_dict(outputs, {"image": target}, metrics_dict)
+        losses["main_loss"] = losses["main_loss"] * self.config.pseudo_weight
+        return losses
+
+    def get_image_metrics_and_images(self, outputs, batch):
+        """PSNR, SSIM and the perceptual metric at hand, under its own name (`lpips` or `st_lpips`)."""
+        from chopgrad_ns.evaluate.metrics import evaluate_frames, perceptual_metric
+
+        truth = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        pair = (image.permute(2, 0, 1)[None] for image in (outputs["rgb"], truth))
+        metrics = evaluate_frames(*pair, perceptual_metric())
+        return metrics, {"img": torch.cat([truth, outputs["rgb"]], dim=1)}
+
+
+class _LazyPerceptual(torch.nn.Module):
+    """Stands where Splatfacto keeps its LPIPS; `get_image_metrics_and_images` above measures by itself."""
+
+
+def _viewmat(camera_to_world: Tensor) -> Tensor:
+    """camera_from_world [1, 4, 4] in OpenCV axes from nerfstudio's c2w [1, 3, 4], differentiable (pose refinement)."""
+    rotation = camera_to_world[:, :3, :3] * camera_to_world.new_tensor([1.0, -1.0, -1.0])
+    inverse = rotation.transpose(1, 2)
+    translation = -inverse @ camera_to_world[:, :3, 3:4]
+    bottom = camera_to_world.new_tensor([[[0.0, 0.0, 0.0, 1.0]]]).expand(len(inverse), -1, -1)
+    return torch.cat([torch.cat([inverse, translation], dim=2), bottom], dim=1)
+
+
+def _parameters(splat: Gaussians) -> Dict[str, Tensor]:
+    return {"means": splat.means, "scales": splat.log_scales, "quats": splat.quats, "features_dc": splat.sh[:, 0],
+            "features_rest": splat.sh[:, 1:], "opacities": splat.opacity_logits[:, None]}

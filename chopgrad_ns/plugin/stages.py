@@ -1,0 +1,167 @@
+"""The work between training steps: pairs, fine-tuning, refined frames, the final report.
+
+Every stage writes its result under `RUN/stages/` when it is complete and finds it there when the run is resumed.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from chopgrad_ns.data.clip import Pair
+from chopgrad_ns.data.pairs import fold_pairs
+from chopgrad_ns.data.views import Views
+from chopgrad_ns.distill.rounds import RoundSettings, make_round
+from chopgrad_ns.distill.store import PseudoObservations
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.plugin.runs import write_json
+from chopgrad_ns.splat.fit import FitSettings
+
+
+def check_settings(settings) -> None:
+    """Refuse settings that could only fail later. `settings` is a `RefineSettings`."""
+    for name, least in {"every": 1, "longest_side": 32, "reconstruct_steps": 1, "folds": 0, "fold_steps": 1,
+                        "sample_worlds": 0, "finetune_steps": 0, "rounds": 0, "round_steps": 0, "round_frames": 4,
+                        "references": 0}.items():
+        if getattr(settings, name) < least:
+            raise UserError(f"--refine.{name.replace('_', '-')} is {getattr(settings, name)}; give {least} or more.")
+    if settings.splat is not None:
+        from chopgrad_ns.splat.gaussians import Gaussians
+
+        Gaussians.load_ply(settings.splat)
+    if settings.refiner != "tiny":
+        from chopgrad_ns.refiner import Refiner
+
+        Refiner.from_pretrained(settings.refiner, task="artifact-removal")
+
+
+class Clock:
+    """Seconds spent in each stage, kept across interruptions."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self._stage, self._since = "", time.monotonic()
+
+    def enter(self, stage: str) -> None:
+        """Book the time since the last call on the stage left, and go on with `stage`."""
+        now = time.monotonic()
+        if self._stage:
+            self.seconds[self._stage] = round(self.seconds.get(self._stage, 0.0) + now - self._since, 1)
+            write_json(self.path, self.seconds)
+        self._stage, self._since = stage, now
+
+
+class Stages:
+    """What `RefineTrainer` does between steps. Sees training views only; evaluation is in `report`, at the very end."""
+
+    def __init__(self, settings, folder: Path, pipeline, breathe: Callable[[], None]):
+        self.settings, self.folder, self.pipeline = settings, folder, pipeline
+        self.work = folder / "stages"
+        self.breathe = breathe
+        self.current_round = 0
+        self.clock = Clock(self.work / "seconds.json")
+        self.clock.enter("reconstruct")
+        # Not an attribute of the pipeline: nn.Module would put the refiner's weights into every checkpoint.
+        self._refiner = None
+        self._views: Views | None = None
+
+    @property
+    def views(self) -> Views:
+        if self._views is None:
+            self._views = self.pipeline.datamanager.training_views()
+        return self._views
+
+    def is_resuming(self, round_index: int) -> bool:
+        """Whether the frames of this round are already on disk."""
+        return self._round_file(round_index).exists()
+
+    def enter_round(self, round_index: int) -> None:
+        """Prepare everything that training in `round_index` (1…) needs."""
+        self.keep_plain_splat()
+        path = self._round_file(round_index)
+        if not path.exists():
+            refine = self.refiner()
+            self.clock.enter("refine")
+            CONSOLE.print(f"Round {round_index} of {self.settings.rounds}: refining {self.settings.round_frames} frames.")
+            settings = RoundSettings(self.settings.round_frames, self.settings.reach, self.settings.references)
+            seen = make_round(self.pipeline.model.gaussians(), refine, self.views, round_index, self.settings.rounds,
+                              settings)
+            seen.save(path)
+        self.pipeline.datamanager.pseudo = PseudoObservations.load(path)
+        self.current_round = round_index
+        self.clock.enter("distill")
+
+    def finish(self) -> None:
+        """Measure and show the result: `metrics.json` is the last thing a run writes."""
+        from chopgrad_ns.plugin.report import write_report
+
+        self.keep_plain_splat()
+        refine = self.refiner()
+        self.clock.enter("report")
+        write_report(self.folder, self.pipeline, self.views, refine, self.settings, self.clock)
+
+    def keep_plain_splat(self) -> None:
+        """Remember the splat as reconstructed, for `rgb_before` and the report."""
+        model = self.pipeline.model
+        if model.before() is None:
+            model.remember_before()
+            self.work.mkdir(parents=True, exist_ok=True)
+            model.before().save_ply(self.work / "splat_before.ply")
+
+    def refiner(self) -> Callable[..., Tensor]:
+        """The fine-tuned refiner; fine-tunes it now if that has not been done."""
+        if self._refiner is None:
+            self._refiner = self._prepare_refiner()
+        return self._refiner
+
+    def _prepare_refiner(self):
+        from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
+
+        done = self.work / "refiner"
+        if (done / "config.json").exists():
+            return Refiner.from_pretrained(str(done), task="artifact-removal")
+        refiner = Refiner.from_pretrained(self.settings.refiner, task="artifact-removal")
+        if self.settings.finetune_steps:
+            pairs = self.pairs()
+            self.clock.enter("finetune")
+            CONSOLE.print(f"Fine-tuning the refiner on {len(pairs)} pairs.")
+            finetune(refiner, pairs, FinetuneSettings(steps=self.settings.finetune_steps),
+                     progress=self._progress("finetune"), checkpoint_dir=self.work / "finetune")
+        refiner.save(done)
+        return refiner
+
+    def pairs(self) -> list[Pair]:
+        """k-fold pairs of the training views and pairs of sample worlds, made once."""
+        self.clock.enter("pairs")
+        pairs = []
+        fit = FitSettings(steps=self.settings.fold_steps)
+        marker = self.work / "pairs" / "complete.json"
+        if marker.exists():
+            pairs = [Pair.load(marker.parent / name) for name in json.loads(marker.read_text())["pairs"]]
+        elif self.settings.folds:
+            for pair in fold_pairs(self.views, self.settings.folds, fit, self.settings.references,
+                                   lambda name, step, steps: self._progress(name)(step, steps)):
+                pair.save(marker.parent / pair.name)
+                pairs.append(pair)
+            write_json(marker, {"pairs": [pair.name for pair in pairs]})
+        from chopgrad_ns.sim.pairs import cached_sample_pairs
+
+        return pairs + cached_sample_pairs(self.settings.sample_worlds, fit, self.settings.references,
+                                           lambda name, step, steps: self._progress(name)(step, steps))
+
+    def _progress(self, name: str) -> Callable[[int, int], None]:
+        """Report every tenth of a stage, and let the viewer draw between steps."""
+
+        def report(step: int, steps: int) -> None:
+            self.breathe()
+            if step and step % max(steps // 5, 1) == 0:
+                CONSOLE.print(f"  {name}: {step} of {steps} steps")
+
+        return report
+
+    def _round_file(self, round_index: int) -> Path:
+        return self.work / f"round-{round_index}.safetensors"

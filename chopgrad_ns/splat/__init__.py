@@ -1,0 +1,8 @@
+"""Gaussians as data and one way to draw them."""
+
+from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.rasterize import rasterize
+from chopgrad_ns.splat.render import Rendered, render
+
+__all__ = ["Cameras", "Gaussians", "Rendered", "rasterize", "render"]

@@ -1,0 +1,78 @@
+"""Pinhole cameras of one size along a trajectory (OpenCV axes: x right, y down, z forward)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """T cameras. `camera_from_world` [T, 4, 4]; `K` [T, 3, 3] in pixels, pixel (row i, column j) centred at (j+½, i+½)."""
+
+    camera_from_world: Float[Tensor, "t 4 4"]
+    K: Float[Tensor, "t 3 3"]
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        count = len(self.camera_from_world)
+        if self.camera_from_world.shape != (count, 4, 4) or self.K.shape != (count, 3, 3):
+            raise ValueError(f"camera_from_world {tuple(self.camera_from_world.shape)} and K {tuple(self.K.shape)} must be "
+                             "[T, 4, 4] and [T, 3, 3]")
+
+    def __len__(self) -> int:
+        return len(self.K)
+
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Cameras:
+        """Some of the cameras; an int gives one camera, still with its leading axis."""
+        if isinstance(index, int):
+            index = [index]
+        return Cameras(self.camera_from_world[index], self.K[index], self.width, self.height)
+
+    def to(self, *args, **kwargs) -> Cameras:
+        """Move or cast, as `Tensor.to`."""
+        return Cameras(self.camera_from_world.to(*args, **kwargs), self.K.to(*args, **kwargs), self.width, self.height)
+
+    @property
+    def world_from_camera(self) -> Float[Tensor, "t 4 4"]:
+        """Inverse of the rigid `camera_from_world`."""
+        rotation = self.camera_from_world[:, :3, :3].transpose(1, 2)
+        inverse = torch.zeros_like(self.camera_from_world)
+        inverse[:, :3, :3] = rotation
+        inverse[:, :3, 3:] = -rotation @ self.camera_from_world[:, :3, 3:]
+        inverse[:, 3, 3] = 1
+        return inverse
+
+    @property
+    def centers(self) -> Float[Tensor, "t 3"]:
+        """Camera centres in the world."""
+        return self.world_from_camera[:, :3, 3]
+
+    def resized(self, width: int, height: int) -> Cameras:
+        """The same views at another picture size."""
+        scale = self.K.new_tensor([width / self.width, height / self.height, 1.0])
+        return Cameras(self.camera_from_world, self.K * scale[:, None], width, height)
+
+    @staticmethod
+    def cat(parts: list[Cameras]) -> Cameras:
+        """Trajectories one after the other; all of one size."""
+        sizes = {(part.width, part.height) for part in parts}
+        if len(sizes) != 1:
+            raise ValueError(f"cameras of different sizes cannot be joined: {sorted(sizes)}")
+        return Cameras(torch.cat([part.camera_from_world for part in parts]), torch.cat([part.K for part in parts]),
+                       parts[0].width, parts[0].height)
+
+    @staticmethod
+    def from_opengl(c2w: Float[Tensor, "t _ 4"], fx, fy, cx, cy, width: int, height: int) -> Cameras:
+        """From poses in OpenGL axes (x right, y up, z backward), [T, 3, 4] or [T, 4, 4]; intrinsics [T] or numbers."""
+        count = len(c2w)
+        world_from_camera = torch.eye(4, dtype=c2w.dtype, device=c2w.device).repeat(count, 1, 1)
+        world_from_camera[:, :3] = c2w[:, :3] * c2w.new_tensor([1.0, -1.0, -1.0, 1.0])
+        K = torch.eye(3, dtype=c2w.dtype, device=c2w.device).repeat(count, 1, 1)
+        for (row, column), value in {(0, 0): fx, (1, 1): fy, (0, 2): cx, (1, 2): cy}.items():
+            K[:, row, column] = torch.as_tensor(value, dtype=c2w.dtype, device=c2w.device)
+        return Cameras(Cameras(world_from_camera, K, width, height).world_from_camera, K, width, height)

@@ -1,0 +1,123 @@
+"""One way to draw Gaussians: gsplat on CUDA, our own kernel on the CPU, plain torch where there is no compiler.
+
+All three follow gsplat's conventions: 0.3 px² of blur, alpha below 1/255 ignored and capped at 0.999, a pixel finished
+when its transmittance would fall to 1e-4, boxes of three standard deviations on tiles of 16 pixels.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from chopgrad_ns.splat import torch_backend
+from chopgrad_ns.splat.cpu import functions
+from chopgrad_ns.splat.cpu.build import load
+
+RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+Backend = Literal["auto", "gsplat", "cpu", "torch"]
+
+
+def choose_backend(means: Tensor, backend: Backend = "auto") -> str:
+    """The backend that `auto` means for these inputs."""
+    if backend != "auto":
+        return backend
+    if means.is_cuda:
+        return "gsplat"
+    return "cpu" if means.dtype == torch.float32 and load() is not None else "torch"
+
+
+def rasterize(
+    means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Float[Tensor, "n 3"],
+    opacities: Float[Tensor, "n"], colors: Tensor, viewmats: Float[Tensor, "c 4 4"], Ks: Float[Tensor, "c 3 3"],
+    width: int, height: int, *, near_plane: float = 0.01, far_plane: float = 1e10, radius_clip: float = 0.0,
+    eps2d: float = 0.3, sh_degree: int | None = None, packed: bool = False, tile_size: int = 16,
+    backgrounds: Float[Tensor, "c x"] | None = None, render_mode: RenderMode = "RGB", sparse_grad: bool = False,
+    absgrad: bool = False, rasterize_mode: Literal["classic", "antialiased"] = "classic", backend: Backend = "auto",
+) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict]:
+    """Draw N Gaussians into C cameras; signature and results are those of `gsplat.rasterization`.
+
+    Args:
+        quats: wxyz, any length.
+        scales: standard deviations, not their logarithms.
+        opacities: 0…1.
+        colors: [N, X] or [C, N, X], or spherical harmonics [N, K, 3] when `sh_degree` is given.
+        viewmats: camera_from_world, OpenCV axes.
+        packed, sparse_grad, tile_size: passed to gsplat; the CPU backends compute densely on tiles of 16, with the
+            same results.
+
+    Returns:
+        image (colour, then depth, as `render_mode` says; "D" is Σ weight·depth, "ED" that divided by alpha), alpha, and
+        `meta`: `means2d` [C, N, 2] (on which `retain_grad` works, with `.absgrad` after a backward pass if asked for),
+        `radii` [C, N] (0 where not drawn), `depths`, `conics`, `opacities`, `width`, `height`, `n_cameras`,
+        `gaussian_ids`, `camera_ids`.
+
+    Raises:
+        ValueError: for an unknown mode or backend, or more SH degrees than coefficients.
+    """
+    if render_mode not in ("RGB", "D", "ED", "RGB+D", "RGB+ED"):
+        raise ValueError(f"render_mode {render_mode!r} is not one of RGB, D, ED, RGB+D, RGB+ED")
+    if sh_degree is not None and (sh_degree + 1) ** 2 > colors.shape[-2]:
+        raise ValueError(f"sh_degree {sh_degree} needs {(sh_degree + 1) ** 2} coefficients, there are {colors.shape[-2]}")
+    chosen = choose_backend(means, backend)
+    if chosen == "gsplat":
+        return _with_gsplat(means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane=near_plane,
+                            far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree, packed=packed,
+                            tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode,
+                            sparse_grad=sparse_grad, absgrad=absgrad, rasterize_mode=rasterize_mode)
+    if chosen not in ("cpu", "torch"):
+        raise ValueError(f"backend {backend!r} is not one of auto, gsplat, cpu, torch")
+    sh = None if sh_degree is None else colors
+    geometry = (means, quats, scales, sh, viewmats, Ks, width, height, near_plane, far_plane, radius_clip, eps2d,
+                sh_degree or 0)
+    project = functions.Project.apply if chosen == "cpu" else torch_backend.project
+    radii, means2d, depths, conics, comps, shaded = project(*geometry)
+    if sh is None:
+        shaded = colors.expand(len(viewmats), *colors.shape) if colors.ndim == 2 else colors
+    opacity = opacities.expand(len(viewmats), -1)
+    if rasterize_mode == "antialiased":
+        opacity = opacity * comps
+    features = _features(shaded, depths, render_mode)
+    drawn, alphas = [], []
+    for camera in range(len(viewmats)):
+        inputs = (means2d[camera], conics[camera], opacity[camera], features[camera], radii[camera], depths[camera])
+        if chosen == "cpu":
+            holder = (means2d, camera) if absgrad else None
+            image, alpha = functions.Composite.apply(*inputs, width, height, holder)
+        else:
+            image, alpha = torch_backend.composite(*inputs, width, height)
+        drawn.append(image)
+        alphas.append(alpha)
+    image, alpha = torch.stack(drawn), torch.stack(alphas)[..., None]
+    image = _finish(image, alpha, backgrounds, render_mode)
+    meta = {"means2d": means2d, "radii": radii, "depths": depths, "conics": conics, "opacities": opacity, "width": width,
+            "height": height, "n_cameras": len(viewmats), "gaussian_ids": None, "camera_ids": None, "tile_size": 16}
+    return image, alpha, meta
+
+
+def _features(colors: Tensor, depths: Tensor, mode: str) -> Float[Tensor, "c n x"]:
+    """What is composited: colours, depth, or both."""
+    if mode == "RGB":
+        return colors
+    depth = depths[..., None]
+    return depth if mode in ("D", "ED") else torch.cat([colors, depth], dim=-1)
+
+
+def _finish(image: Tensor, alpha: Tensor, backgrounds: Tensor | None, mode: str) -> Tensor:
+    """Background behind the colours, and depth divided by alpha where the expected one is asked for."""
+    if backgrounds is not None and mode not in ("D", "ED"):
+        count = backgrounds.shape[-1]
+        shown = image[..., :count] + (1 - alpha) * backgrounds[:, None, None]
+        image = torch.cat([shown, image[..., count:]], dim=-1)
+    if mode in ("ED", "RGB+ED"):
+        image = torch.cat([image[..., :-1], image[..., -1:] / alpha.clamp_min(1e-10)], dim=-1)
+    return image
+
+
+def _with_gsplat(*args, backgrounds, render_mode, **options):
+    from gsplat.rendering import rasterization
+
+    if backgrounds is not None and render_mode in ("RGB+D", "RGB+ED"):
+        # gsplat 1.4 takes a background for every channel, depth included; nothing is behind the depth.
+        backgrounds = torch.nn.functional.pad(backgrounds, (0, 1))
+    return rasterization(*args, backgrounds=backgrounds, render_mode=render_mode, **options)

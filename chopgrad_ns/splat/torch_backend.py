@@ -1,0 +1,124 @@
+"""Rasterisation in plain torch, tile by tile: the fallback without a compiler, and the reference in float64."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+TILE = 16
+ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN = 1 / 255, 0.999, 1e-4
+
+
+def rotations(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
+    """Rotation matrices of quaternions wxyz, normalised first."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    rows = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]
+    return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
+
+
+def harmonics(degree: int, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n k"]:
+    """Real spherical harmonics to `degree` ≤ 3 of unit directions, in 3DGS's order and signs."""
+    x, y, z = directions.unbind(-1)
+    xx, yy, zz = x * x, y * y, z * z
+    basis = [torch.full_like(x, 0.28209479177387814)]
+    if degree >= 1:
+        basis += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
+    if degree >= 2:
+        basis += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (2 * zz - xx - yy),
+                  -1.0925484305920792 * x * z, 0.5462742152960396 * (xx - yy)]
+    if degree >= 3:
+        basis += [-0.5900435899266435 * y * (3 * xx - yy), 2.890611442640554 * x * y * z,
+                  -0.4570457994644658 * y * (4 * zz - xx - yy), 0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+                  -0.4570457994644658 * x * (4 * zz - xx - yy), 1.445305721320277 * z * (xx - yy),
+                  -0.5900435899266435 * x * (xx - 3 * yy)]
+    return torch.stack(basis, dim=-1)
+
+
+def project(means, quats, scales, sh, viewmats, Ks, width: int, height: int, near: float, far: float,
+            radius_clip: float, eps: float, degree: int):
+    """As the kernel's `Project`: radii [C, N], means2d, depths, conics, compensations, colors, differentiable."""
+    results = [_project_one(means, quats, scales, sh, view, K, width, height, near, far, radius_clip, eps, degree)
+               for view, K in zip(viewmats, Ks)]
+    return tuple(torch.stack(values) for values in zip(*results))
+
+
+def _project_one(means, quats, scales, sh, view, K, width, height, near, far, radius_clip, eps, degree):
+    rotation, translation = view[:3, :3], view[:3, 3]
+    p = means @ rotation.T + translation
+    x, y, depth = p.unbind(-1)
+    seen = (depth > near) & (depth < far)
+    z = torch.where(seen, depth, torch.ones_like(depth))  # keeps what is behind the camera from dividing by zero
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    margin_x, margin_y = 0.3 * 0.5 * width / fx, 0.3 * 0.5 * height / fy
+    tx = z * (x / z).clamp(-(cx / fx + margin_x), (width - cx) / fx + margin_x)
+    ty = z * (y / z).clamp(-(cy / fy + margin_y), (height - cy) / fy + margin_y)
+    zero = torch.zeros_like(z)
+    J = torch.stack([fx / z, zero, -fx * tx / z**2, zero, fy / z, -fy * ty / z**2], dim=-1).reshape(-1, 2, 3)
+    M = rotation @ rotations(quats) * scales[:, None, :]
+    JM = J @ M
+    cov = JM @ JM.transpose(1, 2)
+    a, b, c = cov[:, 0, 0] + eps, cov[:, 0, 1], cov[:, 1, 1] + eps
+    det0, det = cov[:, 0, 0] * cov[:, 1, 1] - b * b, a * c - b * b
+    seen = seen & (det > 0) & torch.isfinite(det)
+    det = torch.where(seen, det, torch.ones_like(det))
+    conics = torch.stack([c / det, -b / det, a / det], dim=-1)
+    ratio = det0 / det
+    comps = torch.where(ratio > 0, ratio.clamp_min(1e-30).sqrt(), zero)
+    means2d = torch.stack([fx * x / z + cx, fy * y / z + cy], dim=-1)
+    with torch.no_grad():
+        half = 0.5 * (a + c)
+        radius = torch.ceil(3 * (half + (half * half - det).clamp_min(0.01).sqrt()).sqrt())
+        u, v = means2d.unbind(-1)
+        seen = seen & (radius > radius_clip) & (u + radius > 0) & (u - radius < width) & (v + radius > 0) & (v - radius < height)
+        radii = torch.where(seen, radius, zero).to(torch.int32)
+    colors = zero.new_zeros(0)
+    if sh is not None:
+        position = -rotation.T @ translation
+        basis = harmonics(degree, torch.nn.functional.normalize(means - position, dim=-1))
+        value = (basis[..., None] * sh[:, :basis.shape[1]]).sum(dim=1)
+        colors = torch.where(seen[:, None], (value + 0.5).clamp_min(0), torch.zeros_like(value))
+    hide = lambda value: torch.where(seen.reshape(-1, *[1] * (value.ndim - 1)), value, torch.zeros_like(value))  # noqa: E731
+    return radii, hide(means2d), hide(depth), hide(conics), hide(comps), colors
+
+
+def composite(means2d: Float[Tensor, "n 2"], conics: Float[Tensor, "n 3"], opacities: Float[Tensor, "n"],
+              colors: Float[Tensor, "n x"], radii: Int[Tensor, "n"], depths: Float[Tensor, "n"], width: int,
+              height: int) -> tuple[Float[Tensor, "h w x"], Float[Tensor, "h w"]]:
+    """Front-to-back compositing of one camera: image and alpha."""
+    visible = torch.nonzero(radii > 0)[:, 0]
+    order = visible[torch.argsort(depths[visible].detach(), stable=True)]
+    mean, radius = means2d[order].detach(), radii[order].to(means2d)[:, None]
+    limit = mean.new_tensor([-(-width // TILE), -(-height // TILE)])
+    low = torch.floor((mean - radius) / TILE).clamp_min(0)
+    high = torch.minimum(torch.ceil((mean + radius) / TILE), limit)
+    image_rows, alpha_rows = [], []
+    for i in range(-(-height // TILE)):
+        row = (low[:, 1] <= i) & (i < high[:, 1])
+        images, alphas = [], []
+        for j in range(-(-width // TILE)):
+            members = order[row & (low[:, 0] <= j) & (j < high[:, 0])]
+            image, alpha = _tile(i, j, means2d[members], conics[members], opacities[members], colors[members], width, height)
+            images.append(image)
+            alphas.append(alpha)
+        image_rows.append(torch.cat(images, dim=1))
+        alpha_rows.append(torch.cat(alphas, dim=1))
+    return torch.cat(image_rows), torch.cat(alpha_rows)
+
+
+def _tile(i, j, means2d, conics, opacities, colors, width, height):
+    """One tile; Gaussians on the first axis, in order of depth, pixels on the second."""
+    ys = torch.arange(i * TILE, min((i + 1) * TILE, height), device=means2d.device)
+    xs = torch.arange(j * TILE, min((j + 1) * TILE, width), device=means2d.device)
+    y, x = torch.meshgrid(ys.to(means2d) + 0.5, xs.to(means2d) + 0.5, indexing="ij")
+    dx, dy = means2d[:, :1] - x.flatten(), means2d[:, 1:] - y.flatten()
+    a, b, c = (conics[:, k, None] for k in range(3))
+    sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
+    alpha = (opacities[:, None] * torch.exp(-sigma.clamp_min(0))).clamp_max(ALPHA_MAX)
+    alpha = torch.where((sigma >= 0) & (alpha >= ALPHA_MIN), alpha, torch.zeros_like(alpha))
+    after = torch.cumprod(1 - alpha, dim=0)
+    before = torch.cat([torch.ones_like(after[:1]), after[:-1]]) if len(after) else after
+    counts = after.detach() > TRANSMITTANCE_MIN
+    weight = torch.where(counts, alpha * before, torch.zeros_like(alpha))
+    image = (weight.T @ colors).reshape(len(ys), len(xs), -1)
+    return image, weight.sum(dim=0).reshape(len(ys), len(xs))
