@@ -1,0 +1,8 @@
+"""Gradients of pixel losses through causal video decoders, group by group."""
+
+from chopgrad_ns.chopgrad.adapters import as_causal_decoder
+from chopgrad_ns.chopgrad.interface import CausalDecoder
+from chopgrad_ns.chopgrad.pixel_loss import pixel_loss
+from chopgrad_ns.chopgrad.strategies import Backprop, Exact, Full, Truncated
+
+__all__ = ["Backprop", "CausalDecoder", "Exact", "Full", "Truncated", "as_causal_decoder", "pixel_loss"]

@@ -1,0 +1,73 @@
+"""What a causal video decoder is to the rest of this package.
+
+A causal decoder turns latents into frames one *group* at a time. All that a group needs of the past is a *state*: the
+features that its causal convolutions put in front of the present ones. Decoding is therefore a recurrence
+
+    frames_i, state_{i+1} = decode_group(latents_i, state_i)
+
+and everything here (strategies, memory) follows from it.
+
+**Writing an adapter.** Subclass `CausalDecoder` and implement `groups`, `frames_of`, `initial_state`, `decode_group`
+and `parameters`. A state is any nesting of tuples whose leaves are tensors, None or strings. `decode_group` must not
+change its inputs, nor anything outside: it is called more than once for the same group.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Union
+
+from jaxtyping import Float
+from torch import Tensor
+
+State = Union[tuple, Tensor, str, None]
+Side = Mapping[str, Tensor]
+
+
+class CausalDecoder(ABC):
+    """A decoder as a pure function of one group's latents and the state that the group before left."""
+
+    @abstractmethod
+    def groups(self, num_latent_frames: int) -> list[slice]:
+        """Consecutive slices of latent frames that are decoded together."""
+
+    @abstractmethod
+    def frames_of(self, group: slice) -> slice:
+        """The output frames that a group of latents becomes."""
+
+    @abstractmethod
+    def initial_state(self) -> State:
+        """The state before the first group."""
+
+    @abstractmethod
+    def decode_group(self, latents: Float[Tensor, "b c tz hz wz"], state: State,
+                     side: Side | None = None) -> tuple[Float[Tensor, "b c2 t h w"], State]:
+        """Frames of one group (before any final clamp) and the state for the next.
+
+        Args:
+            side: tensors handed to this group beside its latents, such as features added to a block's output; gradients
+                reach them.
+        """
+
+    @abstractmethod
+    def parameters(self) -> Iterator[Tensor]:
+        """Parameters that decoding uses; those that require grad receive gradients."""
+
+    def num_frames(self, num_latent_frames: int) -> int:
+        """Output frames of a whole clip."""
+        return self.frames_of(self.groups(num_latent_frames)[-1]).stop
+
+
+def map_state(function, state: State) -> State:
+    """Apply `function` to every tensor of a state."""
+    if isinstance(state, tuple):
+        return tuple(map_state(function, part) for part in state)
+    return function(state) if isinstance(state, Tensor) else state
+
+
+def state_tensors(state: State) -> list[Tensor]:
+    """The tensors of a state, in a fixed order."""
+    if isinstance(state, tuple):
+        return [tensor for part in state for tensor in state_tensors(part)]
+    return [state] if isinstance(state, Tensor) else []

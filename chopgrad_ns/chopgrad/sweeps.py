@@ -1,0 +1,247 @@
+"""The three ways through a clip's groups: full graph, sliding window, backward sweep."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from chopgrad_ns.chopgrad.clip_loss import ClipLoss
+from chopgrad_ns.chopgrad.interface import State, map_state, state_tensors
+from chopgrad_ns.chopgrad.strategies import Exact, Truncated
+
+
+def full(clip: ClipLoss, latents: Tensor) -> Tensor:
+    """Loss with the graph of every group."""
+    state, decoded, total = clip.decoder.initial_state(), {}, latents.new_zeros(())
+    for index, group in enumerate(clip.groups):
+        frames, state = clip.decode(index, latents[:, :, group], state, clip.side_of(index))
+        total = total + clip.value(index, frames, clip.context_of(index, decoded))
+        decoded[index] = frames
+        _forget(decoded, clip, index)
+    return total
+
+
+def _forget(decoded: dict, clip: ClipLoss, index: int) -> None:
+    """Drop frames that no later group needs as context."""
+    if index + 1 < len(clip.groups):
+        oldest = clip.oldest_needed(index + 1) if clip.context else index + 1
+        for old in [j for j in decoded if j < oldest]:
+            del decoded[old]
+
+
+@dataclass
+class Inputs:
+    """What gradients are wanted for, apart from latents: side tensors by group and name, and parameters."""
+
+    names: list[list[str]]  # of the side tensors that require grad, a list a group
+    parameters: int
+
+    @staticmethod
+    def of(clip: ClipLoss) -> tuple[Inputs, list[Tensor]]:
+        names, tensors = [], []
+        for index in range(len(clip.groups)):
+            side = clip.side_of(index) or {}
+            names.append([name for name, value in side.items() if value.requires_grad])
+            tensors += [side[name] for name in names[-1]]
+        parameters = [p for p in clip.decoder.parameters() if p.requires_grad]
+        return Inputs(names, len(parameters)), tensors + parameters
+
+
+class _Gradients:
+    """Sums of what the groups contribute, in the order of a Function's inputs."""
+
+    def __init__(self, clip: ClipLoss, inputs: Inputs, latents: Tensor):
+        self.clip, self.inputs = clip, inputs
+        self.latents = torch.zeros_like(latents)
+        self.side: list[list[Tensor | None]] = [[None] * len(names) for names in inputs.names]
+        self.parameters: list[Tensor | None] = [None] * inputs.parameters
+
+    def add(self, index: int, v_latents, v_side, v_parameters) -> None:
+        if v_latents is not None:
+            self.latents[:, :, self.clip.groups[index]] += v_latents
+        for store, values in ((self.side[index], v_side), (self.parameters, v_parameters)):
+            for k, value in enumerate(values):
+                if value is not None:
+                    store[k] = value if store[k] is None else store[k] + value
+
+    def flat(self) -> list[Tensor | None]:
+        return [self.latents, *(value for group in self.side for value in group), *self.parameters]
+
+
+@dataclass
+class _Group:
+    """One group decoded with a graph of its own, from leaves."""
+
+    index: int
+    latents: Tensor
+    side: list[Tensor]
+    state: list[Tensor]
+    before: dict[int, Tensor]
+    frames: Tensor
+    after: State
+    value: Tensor | None
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
+
+
+def _decode_from_leaves(clip: ClipLoss, index: int, latents: Tensor, state: State, inputs: Inputs,
+                        decoded: dict[int, Tensor]) -> _Group:
+    """Decode group `index` and take its loss; nothing outside gets a graph or a gradient."""
+    with torch.enable_grad():
+        here = _leaf(latents[:, :, clip.groups[index]])
+        side = dict(clip.side_of(index) or {})
+        side_leaves = [_leaf(side[name]) for name in inputs.names[index]]
+        side |= dict(zip(inputs.names[index], side_leaves))
+        inner = map_state(lambda t: _leaf(t) if t.is_floating_point() else t.detach(), state)
+        before = {j: _leaf(frames) for j, frames in decoded.items()} if clip.context else {}
+        frames, after = clip.decode(index, here, inner, side or None)
+        value = clip.value(index, frames, clip.context_of(index, before))
+    leaves = [t for t in state_tensors(inner) if t.requires_grad]
+    return _Group(index, here, side_leaves, leaves, before, frames, after, value)
+
+
+def _backward(group: _Group, parameters: list[Tensor], outputs: list[Tensor], cotangents: list[Tensor], retain: bool):
+    """Gradients of one group: latents, side, parameters, incoming state, context frames by group."""
+    kept = [(out, cotangent) for out, cotangent in zip(outputs, cotangents) if out.requires_grad and cotangent is not None]
+    before = list(group.before.values())
+    wanted = [group.latents, *group.side, *parameters, *group.state, *before]
+    if not kept:
+        found = [None] * len(wanted)
+    else:
+        found = torch.autograd.grad([out for out, _ in kept], wanted, [c for _, c in kept], retain_graph=retain,
+                                    allow_unused=True)
+    cuts = [1, len(group.side), len(parameters), len(group.state), len(before)]
+    parts, at = [], 0
+    for count in cuts:
+        parts.append(list(found[at : at + count]))
+        at += count
+    return parts[0][0], parts[1], parts[2], parts[3], dict(zip(group.before, parts[4]))
+
+
+def _floating(state: State) -> list[Tensor]:
+    return [t for t in state_tensors(state) if t.is_floating_point()]
+
+
+def _merge(into: dict[int, Tensor], more: dict[int, Tensor | None]) -> None:
+    for j, value in more.items():
+        if value is not None:
+            into[j] = value if j not in into else into[j] + value
+
+
+class TruncatedLoss(torch.autograd.Function):
+    """A window of `distance` + 1 groups slides over the clip; gradients are ready when the loss is."""
+
+    @staticmethod
+    def forward(ctx, clip: ClipLoss, strategy: Truncated, inputs: Inputs, latents: Tensor, *tensors: Tensor):
+        parameters = list(tensors[len(tensors) - inputs.parameters :])
+        gradients = _Gradients(clip, inputs, latents)
+        window: deque[_Group] = deque()
+        state, decoded, total = clip.decoder.initial_state(), {}, 0.0
+        for index in range(len(clip.groups)):
+            group = _decode_from_leaves(clip, index, latents, state, inputs, decoded)
+            window.append(group)
+            total = total + group.value.detach()
+            outputs, cotangents, context = [group.value], [torch.ones_like(group.value)], {}
+            # From this group's loss back through the window; the oldest graph is used here for the last time.
+            while outputs:
+                last = group is window[0] and len(window) > strategy.distance
+                v_latents, v_side, v_parameters, v_state, v_before = _backward(
+                    group, parameters, outputs, cotangents, retain=not last)
+                gradients.add(group.index, v_latents, v_side, v_parameters)
+                _merge(context, v_before)
+                if group is window[0]:
+                    break
+                group = window[group.index - window[0].index - 1]
+                outputs, cotangents = [*_floating(group.after), group.frames], [*v_state, context.get(group.index)]
+            group = window[-1]
+            if len(window) > strategy.distance:
+                window.popleft()
+            state, decoded[index] = map_state(Tensor.detach, group.after), group.frames.detach()
+            _forget(decoded, clip, index)
+        ctx.save_for_backward(*(value for value in gradients.flat() if value is not None))
+        ctx.present = [value is not None for value in gradients.flat()]
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent):
+        saved = iter(ctx.saved_tensors)
+        return None, None, None, *(next(saved) * cotangent if there else None for there in ctx.present)
+
+
+class ExactLoss(torch.autograd.Function):
+    """Forward without graphs, keeping states; then backward group by group, each recomputed once."""
+
+    @staticmethod
+    def forward(ctx, clip: ClipLoss, strategy: Exact, inputs: Inputs, latents: Tensor, *tensors: Tensor):
+        state, total = clip.decoder.initial_state(), latents.new_zeros(())
+        kept: dict[int, State] = {}
+        decoded: dict[int, Tensor] = {}
+        for index, group in enumerate(clip.groups):
+            if index % strategy.keep_every == 0:
+                kept[index] = _put_away(state, strategy)
+            frames, state = clip.decode(index, latents[:, :, group], state, clip.side_of(index))
+            total = total + clip.value(index, frames, clip.context_of(index, decoded))
+            if clip.context:  # three channels of pixels: little beside a state
+                decoded[index] = frames
+        ctx.save_for_backward(latents, *tensors)
+        ctx.clip, ctx.strategy, ctx.inputs, ctx.kept, ctx.decoded = clip, strategy, inputs, kept, decoded
+        ctx.autocast = _autocast_settings(latents.device.type)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent):
+        latents, *tensors = ctx.saved_tensors
+        clip, inputs, kept = ctx.clip, ctx.inputs, ctx.kept
+        parameters = list(tensors[len(tensors) - inputs.parameters :])
+        gradients = _Gradients(clip, inputs, latents)
+        v_after: list[Tensor | None] = []
+        v_frames: dict[int, Tensor] = {}
+        with torch.autocast(**ctx.autocast) if ctx.autocast else contextlib.nullcontext():
+            for index in reversed(range(len(clip.groups))):
+                if index not in kept:
+                    _recompute_states(clip, latents, kept, index, ctx.strategy)
+                state = _bring_back(kept.pop(index), latents.device)
+                decoded = {j: f for j, f in ctx.decoded.items() if clip.context and clip.oldest_needed(index) <= j < index}
+                group = _decode_from_leaves(clip, index, latents, state, inputs, decoded)
+                outputs = [group.value, *_floating(group.after), group.frames]
+                after = v_after or [None] * len(_floating(group.after))
+                cotangents = [cotangent.to(group.value.dtype), *after, v_frames.pop(index, None)]
+                v_latents, v_side, v_parameters, v_state, v_before = _backward(group, parameters, outputs, cotangents,
+                                                                               retain=False)
+                gradients.add(index, v_latents, v_side, v_parameters)
+                _merge(v_frames, v_before)
+                v_after = v_state
+        return None, None, None, *gradients.flat()
+
+
+def _recompute_states(clip: ClipLoss, latents: Tensor, kept: dict[int, State], index: int, strategy: Exact) -> None:
+    """States from the last one kept before `index` up to it, without graphs."""
+    start = max(j for j in kept if j < index)
+    state = _bring_back(kept[start], latents.device)
+    for j in range(start, index):
+        _, state = clip.decode(j, latents[:, :, clip.groups[j]], state, clip.side_of(j))
+        kept[j + 1] = _put_away(state, strategy)
+
+
+def _put_away(state: State, strategy: Exact) -> State:
+    return map_state(Tensor.cpu, state) if strategy.offload == "cpu" else state
+
+
+def _bring_back(state: State, device: torch.device) -> State:
+    return map_state(lambda tensor: tensor.to(device), state)
+
+
+def _autocast_settings(device_type: str) -> dict | None:
+    """What autocast was doing, so that a recomputation rounds as the first pass did."""
+    if not torch.is_autocast_enabled(device_type):
+        return None
+    return {"device_type": device_type, "dtype": torch.get_autocast_dtype(device_type)}

@@ -1,0 +1,1 @@
+"""Clips and pairs, sparse views, camera paths, warped references."""

@@ -1,0 +1,141 @@
+"""Fit a splat to posed photos without nerfstudio: for folds, sample worlds and the command line."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from gsplat.strategy import DefaultStrategy
+from jaxtyping import Float
+from pytorch_msssim import ssim
+from torch import Tensor
+
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.rasterize import rasterize
+
+
+@dataclass
+class FitSettings:
+    """Schedule of a fit; learning rates are Splatfacto's."""
+
+    steps: int = 600
+    """training steps"""
+    sh_degree: int = 2
+    """highest degree of spherical harmonics; few views cannot tell more apart"""
+    ssim_weight: float = 0.2
+    """share of 1 − SSIM in the loss, the rest is L1"""
+    grow_gradient: float = 0.0008
+    """mean absolute gradient of a 2D mean above which a Gaussian is split or duplicated"""
+    max_gaussians: int = 60_000
+    """no more are made once there are this many"""
+    random_background: bool = True
+    """a new background colour each step, so that dark surfaces are not left transparent"""
+    seed: int = 0
+    """of view order and backgrounds"""
+
+
+LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
+
+
+def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"],
+        settings: FitSettings | None = None, progress: Callable[[int, int], None] | None = None) -> Gaussians:
+    """Gaussians that reproduce `images` (0…1) at `cameras`, started from coloured points (0…1).
+
+    Deterministic on the CPU for given inputs and seed. Raises UserError without views or finite points.
+    """
+    settings = settings or FitSettings()
+    start = Gaussians.from_points(points, colors, settings.sh_degree)
+    if not len(images) or not len(start):
+        raise UserError(f"A splat cannot be fitted to {len(images)} views and {len(start)} points; give some of both.")
+    device = images.device
+    params, optimizers, decay = _prepare(start.to(device), settings, _extent(cameras))
+    strategy = _strategy(settings, len(images))
+    state = strategy.initialize_state(scene_scale=_extent(cameras))
+    draw = random.Random(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    order: list[int] = []
+    with _reproducible(settings.seed):
+        for step in range(settings.steps):
+            order = order or draw.sample(range(len(images)), len(images))
+            view = order.pop()
+            loss, meta = _loss(params, images[view], cameras[view], step, settings, generator)
+            strategy.step_pre_backward(params, optimizers, state, step, meta)
+            loss.backward()
+            for optimizer in optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            decay.step()
+            if len(params["means"]) < settings.max_gaussians:
+                strategy.step_post_backward(params, optimizers, state, step, meta, packed=False)
+            if progress is not None:
+                progress(step + 1, settings.steps)
+    return _result(params)
+
+
+def _prepare(start: Gaussians, settings: FitSettings, extent: float):
+    params = torch.nn.ParameterDict({
+        "means": start.means, "scales": start.log_scales, "quats": start.quats, "opacities": start.opacity_logits,
+        "sh0": start.sh[:, :1], "shN": start.sh[:, 1:]})
+    params = torch.nn.ParameterDict({name: torch.nn.Parameter(value.clone()) for name, value in params.items()})
+    rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * extent}
+    optimizers = {name: torch.optim.Adam([params[name]], lr=rates[name], eps=1e-15) for name in params}
+    decay = torch.optim.lr_scheduler.ExponentialLR(optimizers["means"], gamma=0.1 ** (1 / settings.steps))
+    return params, optimizers, decay
+
+
+def _strategy(settings: FitSettings, views: int) -> DefaultStrategy:
+    """3DGS's densification with its schedule shrunk to the run: from a fifth to three quarters of the steps."""
+    every = max(settings.steps // 12, 50)
+    return DefaultStrategy(prune_opa=0.05, grow_grad2d=settings.grow_gradient, refine_start_iter=settings.steps // 5,
+                           refine_stop_iter=settings.steps * 3 // 4, refine_every=every, reset_every=10 * settings.steps,
+                           absgrad=True)
+
+
+def _loss(params, image, camera, step, settings, generator):
+    degree = min(step * 2 * (settings.sh_degree + 1) // settings.steps, settings.sh_degree)
+    background = torch.rand(1, 3, generator=generator).to(image) if settings.random_background else None
+    drawn, _, meta = rasterize(
+        params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid(),
+        torch.cat([params["sh0"], params["shN"]], dim=1), camera.camera_from_world, camera.K, camera.width,
+        camera.height, sh_degree=degree, backgrounds=background, absgrad=True)
+    shown, truth = drawn.permute(0, 3, 1, 2), image[None]
+    similarity = ssim(shown, truth, data_range=1.0, win_size=_window(image))
+    loss = (1 - settings.ssim_weight) * (shown - truth).abs().mean() + settings.ssim_weight * (1 - similarity)
+    return loss, meta
+
+
+def _window(image: Tensor) -> int:
+    """SSIM's window: 11 pixels, less on pictures smaller than that."""
+    shortest = min(image.shape[-2:])
+    return 11 if shortest >= 11 else shortest - 1 + shortest % 2
+
+
+def _extent(cameras: Cameras) -> float:
+    """Radius of the camera positions, as 3DGS scales its learning rate; 1 where they coincide."""
+    centers = cameras.centers
+    radius = float((centers - centers.mean(dim=0)).norm(dim=1).max()) * 1.1
+    return radius if radius > 1e-6 else 1.0
+
+
+class _reproducible:
+    """gsplat's splitting draws from torch's global generator; seed it here and give the caller's state back."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self.state = torch.get_rng_state()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *_) -> None:
+        torch.set_rng_state(self.state)
+
+
+def _result(params) -> Gaussians:
+    p = {name: value.detach() for name, value in params.items()}
+    splat = Gaussians(p["means"], p["scales"], p["quats"], p["opacities"], torch.cat([p["sh0"], p["shN"]], dim=1))
+    whole = torch.isfinite(torch.cat([splat.means, splat.log_scales, splat.quats, splat.opacity_logits[:, None]], 1)).all(1)
+    return Gaussians(splat.means[whole], splat.log_scales[whole], splat.quats[whole], splat.opacity_logits[whole],
+                     splat.sh[whole])
