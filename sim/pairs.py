@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.pairs import held_out_pair
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.files import user_cache
 from chopgrad_ns.sim.sample import sample_clip
 from chopgrad_ns.splat.fit import FitSettings
 
@@ -47,7 +46,7 @@ def cached_sample_pairs(count: int, settings: FitSettings, references: int = 2,
     """As `sample_pairs`, kept in the user's cache: they do not depend on the scene at hand."""
     recipe = json.dumps([RECIPE, asdict(settings), references, FRAMES], sort_keys=True)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chopgrad-ns" / "pairs" / key
+    cache = user_cache() / "pairs" / key
     pairs = []
     for index in range(count):
         folder = cache / str(index)

@@ -22,7 +22,8 @@ def run(predicted: Annotated[Path, tyro.conf.Positional], truth: Annotated[Path,
 
     from chopgrad_ns.data.video import read_frames
     from chopgrad_ns.errors import UserError
-    from chopgrad_ns.evaluate.metrics import evaluate_frames, perceptual_metric, write_metrics_json
+    from chopgrad_ns.evaluate.metrics import evaluate_frames, perceptual_metric
+    from chopgrad_ns.files import write_json
 
     names, frames = read_frames(predicted)
     true_names, true_frames = read_frames(truth)
@@ -35,5 +36,5 @@ def run(predicted: Annotated[Path, tyro.conf.Positional], truth: Annotated[Path,
                         f"{true_frames.shape[-1]}×{true_frames.shape[-2]}; make the sizes agree.")
     metrics = evaluate_frames(frames, true_frames, perceptual_metric())
     if output is not None:
-        write_metrics_json(output, {"frames": len(names), **metrics})
+        write_json(output, {"frames": len(names), **metrics})
     print(json.dumps(metrics, indent=2))

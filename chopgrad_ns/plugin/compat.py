@@ -4,11 +4,12 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from chopgrad_ns.files import user_cache
 
 
 def offer_bundled_ffmpeg() -> None:
@@ -18,7 +19,7 @@ def offer_bundled_ffmpeg() -> None:
     try:
         import imageio_ffmpeg
 
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chopgrad-ns" / "bin"
+        folder = user_cache() / "bin"
         folder.mkdir(parents=True, exist_ok=True)
         link = folder / "ffmpeg"
         program = imageio_ffmpeg.get_ffmpeg_exe()

@@ -9,7 +9,8 @@ from chopgrad_ns.data.render_clip import render_clip
 from chopgrad_ns.data.video import side_by_side, write_video
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.evaluate.metrics import evaluate_frames, perceptual_metric
-from chopgrad_ns.plugin.runs import METRICS_FILE, write_json
+from chopgrad_ns.files import write_json
+from chopgrad_ns.plugin.runs import METRICS_FILE
 from chopgrad_ns.splat.render import render
 
 FPS = 12

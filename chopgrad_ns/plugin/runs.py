@@ -5,7 +5,6 @@ import copy
 import fcntl
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import yaml
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.files import write_json
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
@@ -73,14 +73,6 @@ class RunFolderMixin:
                 if json.loads(run.read_text())["settings"] == self._fingerprint():
                     return None if (run.parent / METRICS_FILE).exists() else run.parent.name
         return None
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 class RunLock:

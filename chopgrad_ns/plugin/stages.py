@@ -17,7 +17,7 @@ from chopgrad_ns.data.views import Views
 from chopgrad_ns.distill.rounds import RoundSettings, make_round
 from chopgrad_ns.distill.store import PseudoObservations
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.plugin.runs import write_json
+from chopgrad_ns.files import write_json
 from chopgrad_ns.splat.fit import FitSettings
 
 

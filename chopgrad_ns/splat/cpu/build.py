@@ -12,14 +12,11 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from chopgrad_ns.files import user_cache
+
 SOURCE = Path(__file__).with_name("kernel.cpp")
 ABI = 1
 """Must equal `chopgrad_abi()` of the source."""
-
-
-def cache_dir() -> Path:
-    """Folder for what this package can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chopgrad-ns"
 
 
 def _has_x86_64_v3() -> bool:
@@ -53,7 +50,7 @@ def load() -> ctypes.CDLL | None:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     flags = _flags()
     key = hashlib.sha256(SOURCE.read_bytes() + " ".join([*flags, platform.machine()]).encode()).hexdigest()[:16]
-    library = cache_dir() / "kernel" / f"splat-{key}.so"
+    library = user_cache() / "kernel" / f"splat-{key}.so"
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         if not library.exists():
