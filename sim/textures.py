@@ -78,7 +78,7 @@ def plaster(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
 
 def wallpaper(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
     """Vertical stripes with a diamond motif in every other one."""
-    column, _, u, v = _grid(8, 8, shift=0.0)
+    column, _, u, v = _grid(8, 8)
     stripe = (column % 2).astype(np.float32)
     diamond = (np.abs(u - 0.5) + np.abs(v - 0.5) < 0.3) ^ (np.abs(u - 0.5) + np.abs(v - 0.5) < 0.16)
     amount = 0.75 * stripe + 0.5 * diamond * (1 - 2 * stripe * 0.9) + 0.25 * (fractal(rng, 24, 3) - 0.5)
@@ -144,10 +144,10 @@ def metal(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
 
 
 def fabric(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
-    """Woven rug: a border of stripes round rows of random figures, mirrored as weavers do."""
+    """Woven rug: rows of random figures, mirrored as weavers do, with a band every quarter."""
     figures = rng.random((32, 16)) < 0.45
     figures = np.concatenate([figures, figures[:, ::-1]], axis=1)
-    figures = figures ^ (np.arange(32) % 8 == 0)[:, None]
+    figures[::8] = True
     pattern = np.kron(figures, np.ones((SIZE // 32, SIZE // 32), np.float32))
     weave = 0.8 + 0.4 * value_noise(rng, 128)[..., None] * ((np.indices((SIZE, SIZE)).sum(0) // 2) % 2)[..., None]
     return _mix(low, high, pattern) * weave
@@ -162,24 +162,28 @@ def print_page(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
         ink[line:line + 6, 12:12 + len(words)] = (glyphs * words)[:, :len(words)]
     ink[6:24, 16:-16] = np.kron(rng.random((6, SIZE // 4 // 6 * 2 - 4)) < 0.6, np.ones((3, 6)))[:, :SIZE // 2 - 32]
     page = _mix(high, low, np.kron(ink, np.ones((2, 2), np.float32))) * (0.93 + 0.07 * fractal(rng, 8, 3)[..., None])
+    figures = painting(rng, low, high)
     for _ in range(3):
         top, left, tall, wide = rng.integers([60, 20, 60, 80], [360, 300, 140, 200])
-        page[top:top + tall, left:left + wide] = painting(rng, low, high)[:tall, :wide]
+        page[top:top + tall, left:left + wide] = figures[top:top + tall, left:left + wide]
     return page
 
 
 def painting(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
     """Discs, bars and rings of random colours over a clouded ground."""
     picture = _mix(low, high, fractal(rng, 3, 4))
-    v, u = np.meshgrid(np.arange(SIZE) / SIZE, np.arange(SIZE) / SIZE, indexing="ij")
+    v, u = np.ogrid[0:1:SIZE * 1j, 0:1:SIZE * 1j]
     for _ in range(22):
         center, color, radius = rng.random(2), rng.random(3).astype(np.float32), rng.uniform(0.04, 0.2)
         du, dv = u - center[0], v - center[1]
-        angle = rng.uniform(0, np.pi)
-        along, across = du * np.cos(angle) + dv * np.sin(angle), dv * np.cos(angle) - du * np.sin(angle)
-        disc = np.hypot(du, dv) < radius
-        shape = (disc, disc & (np.hypot(du, dv) > 0.7 * radius), (np.abs(along) < 2 * radius) & (np.abs(across) < 0.02))
-        picture = np.where(shape[rng.integers(3)][..., None], color, picture)
+        angle, choice = rng.uniform(0, np.pi), rng.integers(3)
+        if choice == 2:
+            along, across = du * np.cos(angle) + dv * np.sin(angle), dv * np.cos(angle) - du * np.sin(angle)
+            shape = (np.abs(along) < 2 * radius) & (np.abs(across) < 0.02)
+        else:
+            squared = du**2 + dv**2
+            shape = (squared < radius**2) & (squared > (0.7 * radius * choice) ** 2)
+        picture[shape] = color
     return (picture * (0.85 + 0.15 * fractal(rng, 64, 2)[..., None])).astype(np.float32)
 
 

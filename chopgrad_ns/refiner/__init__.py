@@ -1,0 +1,6 @@
+"""Single-step video refiners: loading, refining, fine-tuning with pixel losses."""
+
+from chopgrad_ns.refiner.finetune import FinetuneSettings, finetune
+from chopgrad_ns.refiner.refiner import Refiner
+
+__all__ = ["FinetuneSettings", "Refiner", "finetune"]

@@ -1,0 +1,143 @@
+"""Triangles with surface coordinates: the few solids that the sample worlds are built of.
+
+World axes: z up, metres. Surface coordinates are metres along the surface, so that a texture keeps its size on
+every solid. Each solid starts at a random place of its texture and has a tint of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from chopgrad_ns.sim.textures import Material
+
+Vector = Sequence[float]
+
+
+@dataclass
+class Mesh:
+    """F triangles: corners, surface coordinates in metres and normals of each corner; per triangle a material and a tint."""
+
+    corners: Float[np.ndarray, "f 3 3"]
+    uv: Float[np.ndarray, "f 3 2"]
+    normals: Float[np.ndarray, "f 3 3"]
+    material: Int[np.ndarray, "f"]
+    tint: Float[np.ndarray, "f 3"]
+
+
+class Builder:
+    """Collects solids. Coordinates given to its methods are in the frame set by `frame`, the world's by default."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+        self.materials: list[Material] = []
+        self._parts: list[tuple] = []
+        self._rotation, self._origin = np.eye(3), np.zeros(3)
+
+    def material(self, material: Material) -> int:
+        """Register a material; its number is what the solids take."""
+        self.materials.append(material)
+        return len(self.materials) - 1
+
+    @contextmanager
+    def frame(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Iterator[None]:
+        """Place what is built inside at (x, y, z) of the current frame, turned by `yaw` radians about z."""
+        outer = self._rotation, self._origin
+        turn = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
+        self._rotation, self._origin = outer[0] @ turn, outer[1] + outer[0] @ np.array([x, y, z])
+        yield
+        self._rotation, self._origin = outer
+
+    def box(self, center: Vector, size: Vector, material: int, tint: Vector | None = None) -> None:
+        """Axis-aligned in the current frame."""
+        half = np.asarray(size) / 2
+        tint = self._tint() if tint is None else tint
+        for axis in range(3):
+            for sign in (-1, 1):
+                normal = np.zeros(3)
+                normal[axis] = sign
+                # Upright faces run level with their first axis; grain and bricks lie as they should.
+                along, across = {0: (1, 2), 1: (0, 2), 2: (0, 1)}[axis]
+                edge_u, edge_v = np.zeros(3), np.zeros(3)
+                edge_u[along], edge_v[across] = 2 * half[along], 2 * half[across]
+                corner = np.asarray(center) + normal * half - edge_u / 2 - edge_v / 2
+                self.sheet(corner, edge_u, edge_v, material, tint)
+
+    def sheet(self, corner: Vector, edge_u: Vector, edge_v: Vector, material: int, tint: Vector | None = None,
+              whole: bool = False) -> None:
+        """A parallelogram; `whole` stretches exactly one period of the texture over it (posters, pages)."""
+        corner, edge_u, edge_v = (np.asarray(value, dtype=float) for value in (corner, edge_u, edge_v))
+        points = np.stack([corner, corner + edge_u, corner + edge_u + edge_v, corner + edge_v])
+        size = np.array([np.linalg.norm(edge_u), np.linalg.norm(edge_v)])
+        uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
+        if whole:
+            uv = np.array([[0, 1], [1, 1], [1, 0], [0, 0]]) * self.materials[material].period
+        normal = np.cross(edge_u, edge_v)
+        normals = np.tile(normal / np.linalg.norm(normal), (4, 1))
+        self._add(points, uv if whole else uv + self._shift(), normals, np.array([[0, 1, 2], [0, 2, 3]]), material, tint)
+
+    def rod(self, start: Vector, end: Vector, radius: float, material: int, tint: Vector | None = None,
+            end_radius: float | None = None, sides: int = 14) -> None:
+        """A round solid from `start` to `end` with closed ends; a cone where the radii differ."""
+        start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
+        end_radius = radius if end_radius is None else end_radius
+        tint = self._tint() if tint is None else tint
+        length = np.linalg.norm(end - start)
+        axis = (end - start) / length
+        side = np.cross(axis, [0, 0, 1] if abs(axis[2]) < 0.9 else [1, 0, 0])
+        side /= np.linalg.norm(side)
+        angle = np.linspace(0, 2 * np.pi, sides + 1)
+        outward = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * np.cross(axis, side)
+        points = np.concatenate([start + radius * outward, end + end_radius * outward])
+        around = angle * max(radius, end_radius)
+        # Along the rod is u: the grain of wood follows it.
+        uv = np.concatenate([np.stack([0 * around, around], 1), np.stack([0 * around + length, around], 1)])
+        i = np.arange(sides)
+        faces = np.concatenate([np.stack([i, i + 1, i + sides + 2], 1), np.stack([i, i + sides + 2, i + sides + 1], 1)])
+        self._add(points, uv + self._shift(), np.concatenate([outward, outward]), faces, material, tint)
+        for center, size, normal in ((start, radius, -axis), (end, end_radius, axis)):
+            disc = np.concatenate([[center], center + size * outward])
+            flat = np.concatenate([[[0, 0]], size * np.stack([np.cos(angle), np.sin(angle)], 1)])
+            fan = np.stack([0 * i, i + 1, i + 2], 1)
+            self._add(disc, flat + self._shift(), np.tile(normal, (len(disc), 1)), fan, material, tint)
+
+    def ball(self, center: Vector, radii: Vector, material: int, tint: Vector | None = None, bumps: float = 0.0,
+             rings: int = 14) -> None:
+        """An ellipsoid; `bumps` moves its points in and out by that share of the radius (bushes, stones)."""
+        latitude, longitude = np.meshgrid(np.linspace(-np.pi / 2, np.pi / 2, rings + 1),
+                                          np.linspace(0, 2 * np.pi, 2 * rings + 1), indexing="ij")
+        unit = np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], -1)
+        push = 1 + bumps * self.rng.normal(size=latitude.shape)
+        push[:, -1] = push[:, 0]
+        push[[0, -1]] = 1
+        radii = np.asarray(radii, dtype=float)
+        points = np.asarray(center) + unit * radii * push[..., None]
+        normals = unit / radii
+        normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+        uv = np.stack([longitude * radii[:2].mean(), latitude * radii[2]], -1)
+        a = (np.arange(rings)[:, None] * (2 * rings + 1) + np.arange(2 * rings)).ravel()
+        b = a + 2 * rings + 1
+        faces = np.concatenate([np.stack([a, a + 1, b + 1], 1), np.stack([a, b + 1, b], 1)])
+        self._add(points.reshape(-1, 3), uv.reshape(-1, 2) + self._shift(), normals.reshape(-1, 3), faces, material, tint)
+
+    def mesh(self) -> Mesh:
+        """Everything built so far."""
+        return Mesh(*(np.concatenate(part) for part in zip(*self._parts)))
+
+    def _add(self, points, uv, normals, faces, material, tint) -> None:
+        points = points @ self._rotation.T + self._origin
+        normals = normals @ self._rotation.T
+        tint = np.asarray(self._tint() if tint is None else tint, np.float32)
+        self._parts.append((points[faces].astype(np.float32), uv[faces].astype(np.float32),
+                            normals[faces].astype(np.float32), np.full(len(faces), material, np.int32),
+                            np.tile(tint, (len(faces), 1))))
+
+    def _tint(self) -> Vector:
+        return self.rng.uniform(0.8, 1.1) * self.rng.uniform(0.9, 1.05, 3)
+
+    def _shift(self) -> np.ndarray:
+        return self.rng.uniform(0, 3, 2)
