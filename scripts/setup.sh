@@ -38,6 +38,7 @@ set_up() {  # set_up [EXTRA]: install the package, editable, with the extra's de
     if ! cmp -s pyproject.toml "$stamp"; then
         echo "Installing into .venv (about 8 GB with torch; 3 to 10 minutes the first time)…"
         quietly "Installation" .venv/bin/python -m pip install --disable-pip-version-check -q -e ".${extra:+[$extra]}"
+        .venv/bin/python -c "from chopgrad_ns.data.open3d_import import lend_libusb; lend_libusb()"
         cp pyproject.toml "$stamp"
     fi
 }

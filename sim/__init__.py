@@ -1,0 +1,1 @@
+"""Sample worlds, and the pairs made of them."""

@@ -1,4 +1,4 @@
-"""Things that stand in the sample worlds. Each is built at the origin of the builder's frame, standing on z = 0."""
+"""Things that stand in the sample worlds, each built at the origin of the builder's frame, on z = 0."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def bookshelf(b: Builder, p: Palette, length: float, height: float, shelves: int
             thick, tall = b.rng.uniform(0.02, 0.07), room * b.rng.uniform(0.55, 0.95)
             if b.rng.random() < 0.85:
                 material = p.page if b.rng.random() < 0.4 else p.paint
-                b.box((x + thick / 2, b.rng.uniform(-0.05, 0.02), level + 0.013 + tall / 2), (thick * 0.94, 0.2, tall), material,
-                      colorful(b.rng))
+                b.box((x + thick / 2, b.rng.uniform(-0.05, 0.02), level + 0.013 + tall / 2),
+                      (thick * 0.94, 0.2, tall), material, colorful(b.rng))
             x += thick
 
 
@@ -83,7 +83,8 @@ def rod_stand(b: Builder, p: Palette) -> None:
     """Sticks of all colours in a bucket."""
     b.rod((0, 0, 0), (0, 0, 0.4), 0.14, p.paint, colorful(b.rng), end_radius=0.17)
     for _ in range(7):
-        b.rod((*b.rng.normal(0, 0.04, 2), 0.1), (*b.rng.normal(0, 0.12, 2), b.rng.uniform(0.8, 1.3)), 0.012, p.paint, colorful(b.rng))
+        b.rod((*b.rng.normal(0, 0.04, 2), 0.1), (*b.rng.normal(0, 0.12, 2), b.rng.uniform(0.8, 1.3)), 0.012,
+              p.paint, colorful(b.rng))
 
 
 def crates(b: Builder, p: Palette, count: int) -> None:
@@ -96,7 +97,8 @@ def crates(b: Builder, p: Palette, count: int) -> None:
             b.box((0, 0, size / 2), (size, size, size), p.wood, tint)
             for level in (0.04, size - 0.04):
                 b.box((0, 0, level), (size + 0.03, size + 0.03, 0.05), p.wood, tint * 0.7)
-            b.sheet((-size * 0.3, -size / 2 - 0.018, size * 0.3), (size * 0.6, 0, 0), (0, 0, size * 0.4), p.page, whole=True)
+            b.sheet((-size * 0.3, -size / 2 - 0.018, size * 0.3), (size * 0.6, 0, 0), (0, 0, size * 0.4),
+                    p.page, whole=True)
         z += size
 
 
@@ -106,15 +108,16 @@ def plant(b: Builder, p: Palette, height: float = 1.2) -> None:
         lean = np.append(b.rng.normal(0, 0.22, 2), height * b.rng.uniform(0.6, 1.0))
         b.rod((0, 0, 0.3), lean, 0.008, p.leaf, end_radius=0.006, sides=6)
         for _ in range(3):
-            b.ball(lean * b.rng.uniform(0.75, 1.05) + b.rng.normal(0, 0.05, 3), b.rng.uniform(0.04, 0.13, 3), p.leaf, bumps=0.1,
-                   rings=6)
+            b.ball(lean * b.rng.uniform(0.75, 1.05) + b.rng.normal(0, 0.05, 3), b.rng.uniform(0.04, 0.13, 3),
+                   p.leaf, bumps=0.1, rings=6)
 
 
 def tree(b: Builder, p: Palette, height: float) -> None:
     b.rod((0, 0, 0), (0, 0, height * 0.6), 0.13, p.wood, (0.5, 0.42, 0.35), end_radius=0.07)
     for _ in range(14):
         tip = np.append(b.rng.normal(0, 0.2 * height, 2), height * b.rng.uniform(0.6, 1.0))
-        b.rod((0, 0, height * b.rng.uniform(0.35, 0.6)), tip, 0.04, p.wood, (0.5, 0.42, 0.35), end_radius=0.015, sides=8)
+        b.rod((0, 0, height * b.rng.uniform(0.35, 0.6)), tip, 0.04, p.wood, (0.5, 0.42, 0.35),
+              end_radius=0.015, sides=8)
         b.ball(tip, b.rng.uniform(0.22, 0.5, 3), p.leaf, bumps=0.08, rings=10)
 
 

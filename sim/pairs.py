@@ -56,7 +56,7 @@ def cached_sample_pairs(count: int, settings: FitSettings, references: int = 2,
             shutil.rmtree(folder)
             pair = None
         if pair is None:
-            pair = sample_pair(index, settings, references, progress)
-            pair.save(folder)
+            sample_pair(index, settings, references, progress).save(folder)
+            pair = Pair.load(folder)  # rounded to 8 bit, as every later run will find it
         pairs.append(pair)
     return pairs

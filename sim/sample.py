@@ -34,8 +34,11 @@ MILLIMETRES = 1000.0
 
 @dataclass
 class Sample:
-    """A capture in memory: `frames` [T, 3, H, W] in 0…1, `depth` [T, 1, H, W] in metres (0: sky), `points` [P, 3] in metres
-    and their `colors` [P, 3] in 0…1."""
+    """A capture in memory.
+
+    `frames` [T, 3, H, W] in 0…1, `depth` [T, 1, H, W] in metres (0: sky), `points` [P, 3] in metres and their
+    `colors` [P, 3] in 0…1.
+    """
 
     frames: Float[Tensor, "t 3 h w"]
     cameras: Cameras
@@ -47,24 +50,26 @@ class Sample:
 def trajectory(world: World, frames: int, width: int, height: int) -> Cameras:
     """Cameras along the world's walk, evenly timed, level but for the gaze."""
     t = np.linspace(0, 1, frames)
-    eyes, looks = _eyes(world.walk, t), world.walk.look[0] + (world.walk.look[1] - world.walk.look[0]) * t[:, None]
-    forward = looks - eyes
+    eyes, (first, last) = _eyes(world.walk, t), world.walk.look
+    forward = first + (last - first) * t[:, None] - eyes
     forward /= np.linalg.norm(forward, axis=1, keepdims=True)
     right = np.cross(forward, [0, 0, 1])
     right /= np.linalg.norm(right, axis=1, keepdims=True)
-    rotation = np.stack([right, np.cross(forward, right), forward], axis=1)  # rows: the camera's axes in the world
+    # Rows: the camera's axes in the world.
+    rotation = np.stack([right, np.cross(forward, right), forward], axis=1)
     camera_from_world = np.tile(np.eye(4), (frames, 1, 1))
     camera_from_world[:, :3, :3] = rotation
     camera_from_world[:, :3, 3] = -np.einsum("tij,tj->ti", rotation, eyes)
-    K = torch.tensor([[FOCAL * width, 0, width / 2], [0, FOCAL * width, height / 2], [0, 0, 1]]).repeat(frames, 1, 1)
-    return Cameras(torch.from_numpy(camera_from_world).float(), K, width, height)
+    K = torch.tensor([[FOCAL * width, 0, width / 2], [0, FOCAL * width, height / 2], [0, 0, 1]])
+    return Cameras(torch.from_numpy(camera_from_world).float(), K.repeat(frames, 1, 1), width, height)
 
 
 def _eyes(walk: Walk, t: np.ndarray) -> Float[np.ndarray, "t 3"]:
     angle = walk.start + walk.sweep * t
     radius = walk.radius[0] + (walk.radius[1] - walk.radius[0]) * t + walk.sway * np.sin(9 * t + walk.phase)
     height = walk.height[0] + (walk.height[1] - walk.height[0]) * t + walk.bob * np.sin(31 * t + walk.phase)
-    return np.stack([walk.center[0] + radius * np.cos(angle), walk.center[1] + radius * np.sin(angle), height], axis=1)
+    x, y = walk.center[0] + radius * np.cos(angle), walk.center[1] + radius * np.sin(angle)
+    return np.stack([x, y, height], axis=1)
 
 
 def sample_clip(kind: Kind, seed: int = 0, frames: int = 40, width: int = 192, height: int = 128,
@@ -81,8 +86,8 @@ def photograph(world: World, frames: int = 40, width: int = 192, height: int = 1
     return Sample(pictures, cameras, depth, points, colors)
 
 
-def find_points(frames: Float[Tensor, "t 3 h w"], cameras: Cameras, depth: Float[Tensor, "t 1 h w"], seed: int,
-                count: int = POINTS) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
+def find_points(frames: Float[Tensor, "t 3 h w"], cameras: Cameras, depth: Float[Tensor, "t 1 h w"],
+                seed: int, count: int = POINTS) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
     """At most `count` points such as structure from motion finds, and their colours.
 
     They lie where pictures have detail, are seen in at least two of every fourth photo, and are a little off.
@@ -92,15 +97,18 @@ def find_points(frames: Float[Tensor, "t 3 h w"], cameras: Cameras, depth: Float
     frames, cameras, depth = frames[some], cameras[some], depth[some]
     gray = frames.mean(dim=1)
     detail = torch.zeros_like(gray)
-    detail[:, 1:-1, 1:-1] = (gray[:, 1:-1, 2:] - gray[:, 1:-1, :-2]).abs() + (gray[:, 2:, 1:-1] - gray[:, :-2, 1:-1]).abs()
+    detail[:, :, 1:-1] += (gray[:, :, 2:] - gray[:, :, :-2]).abs()
+    detail[:, 1:-1] += (gray[:, 2:] - gray[:, :-2]).abs()
     likely = ((detail + 0.02) * (depth[:, 0] > 0)).flatten(1)
     points, colors = [], []
     for index in range(len(frames)):
         if not likely[index].any():
             continue
-        pixels = torch.multinomial(likely[index], min(2 * count // len(frames), int((likely[index] > 0).sum())), generator=rng)
+        tries = min(2 * count // len(frames), int((likely[index] > 0).sum()))
+        pixels = torch.multinomial(likely[index], tries, generator=rng)
         z = depth[index].flatten()[pixels]
-        uv1 = torch.stack([pixels % cameras.width + 0.5, pixels // cameras.width + 0.5, torch.ones(len(pixels))])
+        uv1 = torch.stack([pixels % cameras.width + 0.5, pixels // cameras.width + 0.5,
+                           torch.ones(len(pixels))])
         local = torch.linalg.inv(cameras.K[index]) @ uv1 * z
         world = (cameras.world_from_camera[index, :3, :3] @ local).T + cameras.centers[index]
         again = _seen_by(world, cameras, depth).sum(dim=0) >= 2
@@ -113,7 +121,9 @@ def find_points(frames: Float[Tensor, "t 3 h w"], cameras: Cameras, depth: Float
 
 
 def _seen_by(points: Float[Tensor, "p 3"], cameras: Cameras, depth: Float[Tensor, "t 1 h w"]) -> Tensor:
-    """Bool [T, P]: whether a camera sees a point, that is, its depth map agrees with the point's depth within 2 %."""
+    """Bool [T, P]: whether a camera sees a point, that is, its depth map agrees with the point's depth within
+    2 %.
+    """
     uv, z = project(points, cameras)
     column, row = uv[..., 0].floor().long(), uv[..., 1].floor().long()
     inside = (z > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
@@ -123,17 +133,18 @@ def _seen_by(points: Float[Tensor, "p 3"], cameras: Cameras, depth: Float[Tensor
 
 
 def write_scene(path: Path, world: World, frames: int = 40, width: int = 192, height: int = 128) -> None:
-    """Write a nerfstudio scene: `transforms.json`, `images/`, `depths/` (16-bit PNG in millimetres), `sparse_pc.ply`.
+    """Write a nerfstudio scene: `transforms.json`, `images/`, `depths/` (16-bit PNG in millimetres),
+    `sparse_pc.ply`.
 
-    The folder appears at once, when complete. Raises UserError where it exists and is not empty, or for sizes that
-    nothing can be reconstructed from.
+    The folder appears at once, when complete. Raises UserError where it exists and is not empty, or for sizes
+    that nothing can be reconstructed from.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is not an empty folder; name a new one.")
     if frames < 2 or min(width, height) < 16:
-        raise UserError(f"{frames} frames of {width}×{height} px are too few or too small for {path}; ask for at least 2 frames of "
-                        "16×16 px.")
+        raise UserError(f"{frames} frames of {width}×{height} px are too few or too small for {path}; ask "
+                        "for at least 2 frames of 16×16 px.")
     sample = photograph(world, frames, width, height)
     temporary = path.with_name(path.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -142,8 +153,8 @@ def write_scene(path: Path, world: World, frames: int = 40, width: int = 192, he
     for index in range(frames):
         picture = (sample.frames[index].permute(1, 2, 0) * 255).round().byte().numpy()
         Image.fromarray(picture).save(temporary / f"images/{index:05d}.png")
-        metres = sample.depth[index, 0].numpy()
-        Image.fromarray(np.clip(np.rint(metres * MILLIMETRES), 0, 65535).astype(np.uint16)).save(temporary / f"depths/{index:05d}.png")
+        depth = np.clip(np.rint(sample.depth[index, 0].numpy() * MILLIMETRES), 0, 65535).astype(np.uint16)
+        Image.fromarray(depth).save(temporary / f"depths/{index:05d}.png")
     _write_points(temporary / "sparse_pc.ply", sample.points, sample.colors)
     (temporary / "transforms.json").write_text(json.dumps(_description(sample.cameras), indent=1))
     os.replace(temporary, path)
@@ -152,10 +163,12 @@ def write_scene(path: Path, world: World, frames: int = 40, width: int = 192, he
 def _description(cameras: Cameras) -> dict:
     """The content of transforms.json; poses turn to OpenGL axes here."""
     K = cameras.K[0].double()
-    poses = cameras.to(torch.float64).world_from_camera @ torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))
+    flip = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))
+    poses = cameras.to(torch.float64).world_from_camera @ flip
     frames = [{"file_path": f"images/{index:05d}.png", "depth_file_path": f"depths/{index:05d}.png",
                "transform_matrix": pose.tolist()} for index, pose in enumerate(poses)]
-    return {"camera_model": "OPENCV", "w": cameras.width, "h": cameras.height, "fl_x": float(K[0, 0]), "fl_y": float(K[1, 1]),
+    return {"camera_model": "OPENCV", "w": cameras.width, "h": cameras.height, "fl_x": float(K[0, 0]),
+            "fl_y": float(K[1, 1]),
             "cx": float(K[0, 2]), "cy": float(K[1, 2]), "k1": 0.0, "k2": 0.0, "p1": 0.0, "p2": 0.0,
             "ply_file_path": "sparse_pc.ply", "frames": frames}
 

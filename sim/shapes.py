@@ -1,7 +1,7 @@
 """Triangles with surface coordinates: the few solids that the sample worlds are built of.
 
-World axes: z up, metres. Surface coordinates are metres along the surface, so that a texture keeps its size on
-every solid. Each solid starts at a random place of its texture and has a tint of its own.
+World axes: z up, metres. Surface coordinates are metres along the surface, so that a texture keeps its size
+on every solid. Each solid starts at a random place of its texture and has a tint of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ Vector = Sequence[float]
 
 @dataclass
 class Mesh:
-    """F triangles: corners, surface coordinates in metres and normals of each corner; per triangle a material and a tint."""
+    """F triangles: corners, surface coordinates in metres and normals of each corner; per triangle a material
+    and a tint.
+    """
 
     corners: Float[np.ndarray, "f 3 3"]
     uv: Float[np.ndarray, "f 3 2"]
@@ -30,7 +32,9 @@ class Mesh:
 
 
 class Builder:
-    """Collects solids. Coordinates given to its methods are in the frame set by `frame`, the world's by default."""
+    """Collects solids. Coordinates given to its methods are in the frame set by `frame`, the world's by
+    default.
+    """
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -78,7 +82,8 @@ class Builder:
             uv = np.array([[0, 1], [1, 1], [1, 0], [0, 0]]) * self.materials[material].period
         normal = np.cross(edge_u, edge_v)
         normals = np.tile(normal / np.linalg.norm(normal), (4, 1))
-        self._add(points, uv if whole else uv + self._shift(), normals, np.array([[0, 1, 2], [0, 2, 3]]), material, tint)
+        self._add(points, uv if whole else uv + self._shift(), normals, np.array([[0, 1, 2], [0, 2, 3]]),
+                  material, tint)
 
     def rod(self, start: Vector, end: Vector, radius: float, material: int, tint: Vector | None = None,
             end_radius: float | None = None, sides: int = 14) -> None:
@@ -97,7 +102,8 @@ class Builder:
         # Along the rod is u: the grain of wood follows it.
         uv = np.concatenate([np.stack([0 * around, around], 1), np.stack([0 * around + length, around], 1)])
         i = np.arange(sides)
-        faces = np.concatenate([np.stack([i, i + 1, i + sides + 2], 1), np.stack([i, i + sides + 2, i + sides + 1], 1)])
+        faces = np.concatenate([np.stack([i, i + 1, i + sides + 2], 1),
+                                np.stack([i, i + sides + 2, i + sides + 1], 1)])
         self._add(points, uv + self._shift(), np.concatenate([outward, outward]), faces, material, tint)
         for center, size, normal in ((start, radius, -axis), (end, end_radius, axis)):
             disc = np.concatenate([[center], center + size * outward])
@@ -105,12 +111,14 @@ class Builder:
             fan = np.stack([0 * i, i + 1, i + 2], 1)
             self._add(disc, flat + self._shift(), np.tile(normal, (len(disc), 1)), fan, material, tint)
 
-    def ball(self, center: Vector, radii: Vector, material: int, tint: Vector | None = None, bumps: float = 0.0,
+    def ball(self, center: Vector, radii: Vector, material: int, tint: Vector | None = None,
+             bumps: float = 0.0,
              rings: int = 14) -> None:
         """An ellipsoid; `bumps` moves its points in and out by that share of the radius (bushes, stones)."""
         latitude, longitude = np.meshgrid(np.linspace(-np.pi / 2, np.pi / 2, rings + 1),
                                           np.linspace(0, 2 * np.pi, 2 * rings + 1), indexing="ij")
-        unit = np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], -1)
+        unit = np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude),
+                         np.sin(latitude)], -1)
         push = 1 + bumps * self.rng.normal(size=latitude.shape)
         push[:, -1] = push[:, 0]
         push[[0, -1]] = 1
@@ -122,7 +130,8 @@ class Builder:
         a = (np.arange(rings)[:, None] * (2 * rings + 1) + np.arange(2 * rings)).ravel()
         b = a + 2 * rings + 1
         faces = np.concatenate([np.stack([a, a + 1, b + 1], 1), np.stack([a, b + 1, b], 1)])
-        self._add(points.reshape(-1, 3), uv.reshape(-1, 2) + self._shift(), normals.reshape(-1, 3), faces, material, tint)
+        self._add(points.reshape(-1, 3), uv.reshape(-1, 2) + self._shift(), normals.reshape(-1, 3), faces,
+                  material, tint)
 
     def mesh(self) -> Mesh:
         """Everything built so far."""

@@ -1,8 +1,8 @@
 """Procedural surfaces of the sample worlds, baked to tileable pictures with mip levels.
 
-A texture is painted once, [SIZE, SIZE, 3] in 0…1 and periodic in both directions, and looked up by surface coordinates
-in metres. Detail goes from centimetres to metres, so that a splat has something to lose at every scale. Which kinds
-of surface there are is in `PAINTERS`.
+A texture is painted once, [SIZE, SIZE, 3] in 0…1 and periodic in both directions, and looked up by surface
+coordinates in metres. Detail goes from centimetres to metres, so that a splat has something to lose at every
+scale. Which kinds of surface there are is in `PAINTERS`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ Field = Float[np.ndarray, "size size"]
 
 
 def value_noise(rng: np.random.Generator, cells_u: int, cells_v: int | None = None) -> Field:
-    """Periodic value noise in 0…1 with a lattice of `cells_v` × `cells_u` random values, blended by smoothstep."""
+    """Periodic value noise in 0…1 with a lattice of `cells_v` × `cells_u` random values, blended by
+    smoothstep.
+    """
     cells_v = cells_v or cells_u
     lattice = rng.random((cells_v, cells_u), dtype=np.float32)
 
@@ -63,7 +65,8 @@ def _mix(low: Rgb, high: Rgb, amount: Field) -> Picture:
     return low + (high - low) * amount[..., None]
 
 
-def _per_cell(rng: np.random.Generator, column: np.ndarray, row: np.ndarray, spread: float) -> Float[np.ndarray, "s s 1"]:
+def _per_cell(rng: np.random.Generator, column: np.ndarray, row: np.ndarray,
+              spread: float) -> Float[np.ndarray, "s s 1"]:
     """A brightness factor for each cell of a grid."""
     factors = 1 + spread * (rng.random((row.max() + 1, column.max() + 1)) - 0.5) * 2
     return factors[row, column].astype(np.float32)[..., None]
@@ -88,7 +91,8 @@ def wallpaper(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
 def bricks(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
     """Running bond: every brick of its own shade, pale mortar."""
     column, row, u, v = _grid(6, 16, shift=0.5)
-    body = _mix(low, high, 0.5 * fractal(rng, 24, 4) + 0.5 * fractal(rng, 4, 2)) * _per_cell(rng, column, row, 0.35)
+    body = _mix(low, high, 0.5 * fractal(rng, 24, 4) + 0.5 * fractal(rng, 4, 2))
+    body = body * _per_cell(rng, column, row, 0.35)
     mortar = ((u < 0.045) | (v < 0.12))[..., None]
     return np.where(mortar, 0.62 + 0.2 * fractal(rng, 48, 2)[..., None], body)
 
@@ -108,7 +112,8 @@ def wood(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
     column, row, u, v = _grid(2, 8, shift=0.5)
     warp = 3 * fractal(rng, 4, 3, stretch=4) + 9 * rng.random((8, 2))[row, column] + 2.5 * v
     grain = 0.5 + 0.5 * np.sin(2 * np.pi * 3 * warp)
-    body = _mix(low, high, np.clip(0.6 * grain + 0.5 * fractal(rng, 32, 3, stretch=16) - 0.1, 0, 1).astype(np.float32))
+    body = _mix(low, high,
+                np.clip(0.6 * grain + 0.5 * fractal(rng, 32, 3, stretch=16) - 0.1, 0, 1).astype(np.float32))
     joint = ((u < 0.008) | (v < 0.05))[..., None]
     return np.where(joint, 0.25, 1.0) * body * _per_cell(rng, column, row, 0.25)
 
@@ -129,13 +134,15 @@ def cobbles(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
             stone = np.where(closer, shade[row % count, column % count], stone)
             nearest = np.minimum(nearest, distance)
     edge = np.clip((second - nearest) * 5, 0, 1).astype(np.float32)[..., None]
-    return _mix(low, high, (0.65 * stone + 0.35 * fractal(rng, 32, 3)).astype(np.float32)) * (0.25 + 0.75 * edge)
+    return _mix(low, high,
+                (0.65 * stone + 0.35 * fractal(rng, 32, 3)).astype(np.float32)) * (0.25 + 0.75 * edge)
 
 
 def grass(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
     """Foliage and lawns: high contrast at every scale."""
     blades = np.clip(fractal(rng, 64, 3, stretch=2) * 1.5 - 0.25, 0, 1)
-    return _mix(low, high, 0.65 * blades + 0.35 * fractal(rng, 4, 4)) * (0.6 + 0.5 * fractal(rng, 16, 3)[..., None])
+    return _mix(low, high,
+                0.65 * blades + 0.35 * fractal(rng, 4, 4)) * (0.6 + 0.5 * fractal(rng, 16, 3)[..., None])
 
 
 def metal(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
@@ -149,8 +156,8 @@ def fabric(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
     figures = np.concatenate([figures, figures[:, ::-1]], axis=1)
     figures[::8] = True
     pattern = np.kron(figures, np.ones((SIZE // 32, SIZE // 32), np.float32))
-    weave = 0.8 + 0.4 * value_noise(rng, 128)[..., None] * ((np.indices((SIZE, SIZE)).sum(0) // 2) % 2)[..., None]
-    return _mix(low, high, pattern) * weave
+    weave = 0.8 + 0.4 * value_noise(rng, 128) * (np.indices((SIZE, SIZE)).sum(0) // 2 % 2)
+    return _mix(low, high, pattern) * weave[..., None]
 
 
 def print_page(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
@@ -160,8 +167,10 @@ def print_page(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
         glyphs = np.kron(rng.random((3, (SIZE // 2 - 24) // 2)) < 0.55, np.ones((2, 2)))
         words = np.kron(rng.random((SIZE // 2 - 24) // 8) < 0.85, np.ones(8))
         ink[line:line + 6, 12:12 + len(words)] = (glyphs * words)[:, :len(words)]
-    ink[6:24, 16:-16] = np.kron(rng.random((6, SIZE // 4 // 6 * 2 - 4)) < 0.6, np.ones((3, 6)))[:, :SIZE // 2 - 32]
-    page = _mix(high, low, np.kron(ink, np.ones((2, 2), np.float32))) * (0.93 + 0.07 * fractal(rng, 8, 3)[..., None])
+    ink[6:24, 16:-16] = np.kron(rng.random((6, SIZE // 4 // 6 * 2 - 4)) < 0.6,
+                                np.ones((3, 6)))[:, :SIZE // 2 - 32]
+    page = _mix(high, low,
+                np.kron(ink, np.ones((2, 2), np.float32))) * (0.93 + 0.07 * fractal(rng, 8, 3)[..., None])
     figures = painting(rng, low, high)
     for _ in range(3):
         top, left, tall, wide = rng.integers([60, 20, 60, 80], [360, 300, 140, 200])
@@ -188,8 +197,9 @@ def painting(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
 
 
 PAINTERS: dict[str, Callable[[np.random.Generator, Rgb, Rgb], Picture]] = {
-    "plaster": plaster, "wallpaper": wallpaper, "bricks": bricks, "tiles": tiles, "wood": wood, "cobbles": cobbles,
-    "grass": grass, "metal": metal, "fabric": fabric, "print": print_page, "painting": painting}
+    "plaster": plaster, "wallpaper": wallpaper, "bricks": bricks, "tiles": tiles, "wood": wood,
+    "cobbles": cobbles, "grass": grass, "metal": metal, "fabric": fabric, "print": print_page,
+    "painting": painting}
 
 
 @dataclass
@@ -218,7 +228,7 @@ class Atlas:
 
     def look_up(self, material: Int[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"],
                 footprint: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 3"]:
-        """Colours in 0…1 at surface coordinates in metres, averaged over about `footprint` metres (bilinear)."""
+        """Colours in 0…1 at surface coordinates in metres, averaged over about `footprint` metres."""
         period = self.period[material]
         wanted = np.log2(np.maximum(footprint / period * SIZE, 1e-6)) + 0.3
         level = np.clip(np.rint(wanted), 0, LEVELS - 1).astype(np.int32)

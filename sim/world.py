@@ -1,4 +1,4 @@
-"""Three kinds of sample world, each different for every seed: layout, materials, light and the way one walks through."""
+"""Three kinds of sample world; every seed has another layout, other materials, light and walk."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ KINDS: tuple[Kind, ...] = ("room", "courtyard", "objects")
 class Light:
     """A lamp that casts shadows, and light from everywhere.
 
-    `position` [3] in metres; `strength` and `ambient` [3], linear RGB; `reach`, the distance in metres at which the lamp
-    has half its strength (infinite for a sun); `size`, the radius in metres that softens its shadows.
+    `position` [3] in metres; `strength` and `ambient` [3], linear RGB; `reach`, the distance in metres at
+    which the lamp has half its strength (infinite for a sun); `size`, the radius in metres that softens its
+    shadows.
     """
 
     position: Float[np.ndarray, "3"]
@@ -37,7 +38,8 @@ class Light:
 class Walk:
     """A person's way: an arc round `center` while the gaze moves from one place to another.
 
-    Angles in radians, lengths in metres. The walker swings in and out by `sway`, and bobs by `bob` around `height`.
+    Angles in radians, lengths in metres. The walker swings in and out by `sway`, and bobs by `bob` around
+    `height`.
     """
 
     center: Float[np.ndarray, "2"]
@@ -55,8 +57,8 @@ class Walk:
 class World:
     """Geometry, surfaces, light, and the walk that its pictures are taken on.
 
-    `sky` holds linear RGB at the horizon and overhead, [2, 3]. `exposure_change` is the standard deviation, in stops, of
-    the brightness of single photos.
+    `sky` holds linear RGB at the horizon and overhead, [2, 3]. `exposure_change` is the standard deviation,
+    in stops, of the brightness of single photos.
     """
 
     kind: Kind
@@ -89,7 +91,8 @@ def _shades(rng: np.random.Generator, saturation: float, dark: float, bright: fl
     else:
         saturation *= 0.7
     low = colorsys.hsv_to_rgb(hue, saturation * rng.uniform(0.7, 1.3), dark * rng.uniform(0.8, 1.2))
-    high = colorsys.hsv_to_rgb((hue + rng.uniform(-0.12, 0.12)) % 1, saturation * rng.uniform(0.4, 1.0), bright)
+    high = colorsys.hsv_to_rgb((hue + rng.uniform(-0.12, 0.12)) % 1, saturation * rng.uniform(0.4, 1.0),
+                               bright)
     return low, high
 
 
@@ -101,7 +104,8 @@ def _palette(b: Builder) -> Palette:
     brown = b.rng.uniform(0.6, 1.1)
     wood = ((0.42 * brown, 0.24 * brown, 0.12 * brown), (0.85 * brown, 0.6 * brown, 0.36 * brown))
     return Palette(
-        wood=_material(b, "wood", wood, 1.6, gloss=0.1), metal=_material(b, "metal", ((0.3,) * 3, (0.8,) * 3), 0.8, gloss=0.5),
+        wood=_material(b, "wood", wood, 1.6, gloss=0.1),
+        metal=_material(b, "metal", ((0.3,) * 3, (0.8,) * 3), 0.8, gloss=0.5),
         fabric=_material(b, "fabric", _shades(b.rng, 0.5, 0.3, 0.9), 0.5),
         leaf=_material(b, "grass", ((0.05, 0.18, 0.04), (0.45, 0.7, 0.22)), 0.7),
         page=_material(b, "print", ((0.12, 0.1, 0.14), (0.95, 0.93, 0.86)), 0.4),
@@ -114,7 +118,8 @@ def _palette(b: Builder) -> Palette:
 def _walls(b: Builder, width: float, depth: float, height: float, materials: list[int]) -> None:
     """Four walls facing inwards around the origin: north (+y), east (+x), south, west."""
     x, y = width / 2, depth / 2
-    corners = [((-x, y, 0), (width, 0, 0)), ((x, y, 0), (0, -depth, 0)), ((x, -y, 0), (-width, 0, 0)), ((-x, -y, 0), (0, depth, 0))]
+    corners = [((-x, y, 0), (width, 0, 0)), ((x, y, 0), (0, -depth, 0)), ((x, -y, 0), (-width, 0, 0)),
+               ((-x, -y, 0), (0, depth, 0))]
     for (corner, along), material in zip(corners, materials):
         b.sheet(corner, along, (0, 0, height), material)
         if b.rng.random() < 0.7:  # a skirting board
@@ -138,17 +143,18 @@ def _pictures(b: Builder, p: Palette, length: float, low: float, high: float, oc
         x = side * (occupied / 2 + 0.2 + b.rng.uniform(wide / 2, room - wide / 2))
         z = b.rng.uniform(low + tall / 2, high - tall / 2) if high - low > tall else (low + high) / 2
         b.box((x, -0.015, z), (wide + 0.08, 0.03, tall + 0.08), p.wood, b.rng.uniform(0.3, 1.0, 3))
-        b.sheet((x - wide / 2, -0.032, z - tall / 2), (wide, 0, 0), (0, 0, tall), int(b.rng.choice([p.picture, p.page, p.poster])),
-                b.rng.uniform(0.6, 1.15, 3), whole=True)
+        b.sheet((x - wide / 2, -0.032, z - tall / 2), (wide, 0, 0), (0, 0, tall),
+                int(b.rng.choice([p.picture, p.page, p.poster])), b.rng.uniform(0.6, 1.15, 3), whole=True)
 
 
 def _room(b: Builder, p: Palette) -> tuple[Light, Walk]:
     """A furnished room seen while walking round its table."""
     rng = b.rng
     width, depth, height = rng.uniform(5.6, 7.0), rng.uniform(5.2, 6.2), rng.uniform(2.5, 3.0)
-    surfaces = [_material(b, str(rng.choice(["wallpaper", "plaster", "bricks"])), _shades(rng, 0.4, 0.45, 0.9),
-                          rng.uniform(1.2, 2.2)) for _ in range(2)]
-    floor = _material(b, str(rng.choice(["wood", "tiles"])), _shades(rng, 0.35, 0.35, 0.8), rng.uniform(1.4, 2.4), gloss=0.15)
+    surfaces = [_material(b, str(rng.choice(["wallpaper", "plaster", "bricks"])),
+                          _shades(rng, 0.4, 0.45, 0.9), rng.uniform(1.2, 2.2)) for _ in range(2)]
+    floor = _material(b, str(rng.choice(["wood", "tiles"])), _shades(rng, 0.35, 0.35, 0.8),
+                      rng.uniform(1.4, 2.4), gloss=0.15)
     _walls(b, width, depth, height, [surfaces[i] for i in rng.integers(0, 2, 4)])
     b.sheet((-width / 2, -depth / 2, 0), (width, 0, 0), (0, depth, 0), floor)
     b.sheet((-width / 2, -depth / 2, height), (0, depth, 0), (width, 0, 0), p.stone)
@@ -162,15 +168,17 @@ def _room(b: Builder, p: Palette) -> tuple[Light, Walk]:
             _wall_furniture(b, p, length, height)
     for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
         with b.frame(x * (width / 2 - 0.35), y * (depth / 2 - 0.35), 0, rng.uniform(0, 6)):
-            [lambda: furniture.plant(b, p), lambda: furniture.floor_lamp(b, p), lambda: furniture.crates(b, p, 3),
-             lambda: furniture.rod_stand(b, p)][int(rng.integers(4))]()
-    lamp = Light(np.array([*rng.uniform(-1.3, 1.3, 2), height - 0.25]), np.array([2.9, 2.65, 2.25]) * rng.uniform(0.9, 1.2),
+            [lambda: furniture.plant(b, p), lambda: furniture.floor_lamp(b, p),
+             lambda: furniture.crates(b, p, 3), lambda: furniture.rod_stand(b, p)][int(rng.integers(4))]()
+    lamp = Light(np.array([*rng.uniform(-1.3, 1.3, 2), height - 0.25]),
+                 np.array([2.9, 2.65, 2.25]) * rng.uniform(0.9, 1.2),
                  np.array([0.27, 0.28, 0.32]) * rng.uniform(0.7, 1.3), reach=3.0, size=0.08)
     away = rng.uniform(0, 2 * np.pi)
     radius = min(width, depth) / 2 - rng.uniform(0.65, 0.8)
     look = tuple(np.array([*rng.uniform(-0.4, 0.4, 2), z]) for z in rng.uniform(0.7, 1.0, 2))
-    walk = Walk(np.zeros(2), (radius, radius * rng.uniform(0.9, 1.0)), away, rng.choice([-1, 1]) * rng.uniform(1.2, 1.8),
-                tuple(rng.uniform(1.35, 1.7, 2)), look, phase=rng.uniform(0, 6))
+    walk = Walk(np.zeros(2), (radius, radius * rng.uniform(0.9, 1.0)), away,
+                rng.choice([-1, 1]) * rng.uniform(1.2, 1.8), tuple(rng.uniform(1.35, 1.7, 2)), look,
+                phase=rng.uniform(0, 6))
     return lamp, walk
 
 
@@ -178,7 +186,8 @@ def _dining(b: Builder, p: Palette) -> None:
     """A table with chairs and things on it."""
     length, width = b.rng.uniform(1.2, 1.6), b.rng.uniform(0.75, 0.95)
     furniture.table(b, p, length, width)
-    for x, y, yaw in ((-0.35, width / 2 + 0.1, 0.0), (0.35, -width / 2 - 0.1, np.pi), (length / 2 + 0.15, 0, -np.pi / 2)):
+    for x, y, yaw in ((-0.35, width / 2 + 0.1, 0.0), (0.35, -width / 2 - 0.1, np.pi),
+                      (length / 2 + 0.15, 0, -np.pi / 2)):
         with b.frame(x, y, 0, yaw + b.rng.uniform(-0.3, 0.3)):
             furniture.chair(b, p)
     for x in np.linspace(-length / 2 + 0.15, length / 2 - 0.15, int(b.rng.integers(4, 6))):
@@ -187,7 +196,7 @@ def _dining(b: Builder, p: Palette) -> None:
 
 
 def _wall_furniture(b: Builder, p: Palette, length: float, height: float) -> None:
-    """In front of a wall that faces −y: a shelf, a window with a bench, or a sideboard; pictures beside it."""
+    """At a wall that faces −y: a shelf, a window with a bench, or a sideboard; pictures beside it."""
     choice, wide = int(b.rng.integers(3)), b.rng.uniform(1.0, 1.8)
     with b.frame(b.rng.uniform(-0.4, 0.4), -0.18):
         if choice == 0:
@@ -209,31 +218,55 @@ def _courtyard(b: Builder, p: Palette) -> tuple[Light, Walk]:
     """Facades round a paved yard under a sun, seen while walking past."""
     rng = b.rng
     width, depth, height = rng.uniform(10, 13), rng.uniform(9, 11), rng.uniform(4.5, 6.5)
-    ground = _material(b, str(rng.choice(["cobbles", "tiles"])), _shades(rng, 0.15, 0.35, 0.75), rng.uniform(1.8, 2.6))
-    facades = [_material(b, kind, _shades(rng, 0.45, 0.4, 0.8), rng.uniform(1.6, 2.6)) for kind in ("bricks", "plaster")]
+    ground = _material(b, str(rng.choice(["cobbles", "tiles"])), _shades(rng, 0.15, 0.35, 0.75),
+                       rng.uniform(1.8, 2.6))
+    facades = [_material(b, kind, _shades(rng, 0.45, 0.4, 0.8), rng.uniform(1.6, 2.6))
+               for kind in ("bricks", "plaster")]
     b.sheet((-width / 2, -depth / 2, 0), (width, 0, 0), (0, depth, 0), ground)
     _walls(b, width, depth, height, [facades[i] for i in rng.permutation([0, 1, 0, 1])])
     for x, y, yaw, length in _against_walls(width, depth):
         with b.frame(x, y, 0, yaw):
             _facade(b, p, length, height)
-    lawn = _material(b, "grass", ((0.1, 0.25, 0.05), (0.5, 0.65, 0.25)), 1.5)
-    b.rod((0, 0, 0), (0, 0, 0.3), 1.3, p.stone, sides=40)
-    b.rod((0, 0, 0.3), (0, 0, 0.33), 1.15, lawn, (1, 1, 1), sides=40)
-    with b.frame(*rng.uniform(-0.2, 0.2, 2), 0.3):
-        furniture.tree(b, p, rng.uniform(2.2, 3.2))
-    spots = [(-2.4, 1.6), (2.3, 1.8), (-2.5, -1.7), (2.4, -1.8), (0.2, 2.6), (-0.3, -2.7)]
+    _monument(b, p)
+    spots = [(-2.1, 1.4), (2.0, 1.6), (-2.1, -1.5), (2.1, -1.5), (0.2, 2.4), (-0.3, -2.4)]
     for x, y in spots:
         with b.frame(x + rng.uniform(-0.3, 0.3), y + rng.uniform(-0.3, 0.3), 0, rng.uniform(0, 6)):
-            [lambda: furniture.bench(b, p), lambda: furniture.crates(b, p, 2), lambda: furniture.lamp_post(b, p),
-             lambda: furniture.railing(b, p, 1.7), lambda: furniture.plant(b, p, 1.1)][int(rng.integers(5))]()
+            [lambda: furniture.bench(b, p), lambda: furniture.crates(b, p, 2),
+             lambda: furniture.lamp_post(b, p), lambda: furniture.railing(b, p, 1.7),
+             lambda: furniture.plant(b, p, 1.1)][int(rng.integers(5))]()
     sun = np.array([np.cos(turn := rng.uniform(0, 2 * np.pi)), np.sin(turn), rng.uniform(1.0, 1.9)]) * 60
-    light = Light(sun, np.array([1.9, 1.75, 1.5]) * rng.uniform(0.9, 1.15), np.array([0.36, 0.41, 0.5]) * rng.uniform(0.8, 1.2),
-                  reach=np.inf, size=0.8)
+    light = Light(sun, np.array([1.9, 1.75, 1.5]) * rng.uniform(0.9, 1.15),
+                  np.array([0.36, 0.41, 0.5]) * rng.uniform(0.8, 1.2), reach=np.inf, size=0.8)
     radius = rng.uniform(3.6, 3.9)
     look = tuple(np.array([*rng.uniform(-0.8, 0.8, 2), z]) for z in rng.uniform(0.7, 1.2, 2))
     walk = Walk(np.zeros(2), (radius, radius * rng.uniform(0.92, 1.0)), rng.uniform(0, 2 * np.pi),
-                rng.choice([-1, 1]) * rng.uniform(1.1, 1.6), tuple(rng.uniform(1.6, 2.1, 2)), look, phase=rng.uniform(0, 6))
+                rng.choice([-1, 1]) * rng.uniform(1.1, 1.6), tuple(rng.uniform(1.6, 2.1, 2)), look,
+                phase=rng.uniform(0, 6))
     return light, walk
+
+
+def _monument(b: Builder, p: Palette) -> None:
+    """What stands in the middle of the yard: a tree in a round bed, a fountain, or a sculpture."""
+    lawn = _material(b, "grass", ((0.1, 0.25, 0.05), (0.5, 0.65, 0.25)), 1.5)
+    choice, radius = int(b.rng.integers(3)), b.rng.uniform(0.9, 1.3)
+    b.rod((0, 0, 0), (0, 0, 0.3), radius, p.stone, sides=40)
+    if choice == 0:
+        b.rod((0, 0, 0.3), (0, 0, 0.33), radius - 0.15, lawn, (1, 1, 1), sides=40)
+        with b.frame(*b.rng.uniform(-0.2, 0.2, 2), 0.3):
+            furniture.tree(b, p, b.rng.uniform(2.2, 3.2))
+    elif choice == 1:
+        b.rod((0, 0, 0.3), (0, 0, 0.33), radius - 0.12, p.paint, (0.25, 0.45, 0.55), sides=40)
+        with b.frame(0, 0, 0.3):
+            furniture.pillar(b, p, 1.0, 0.16)
+        b.rod((0, 0, 1.3), (0, 0, 1.5), 0.2, p.stone, end_radius=0.6, sides=30)
+        b.ball((0, 0, 1.7), (0.22, 0.22, 0.25), p.metal, furniture.colorful(b.rng))
+    else:
+        b.box((0, 0, 0.55), (0.8, 0.8, 0.5), p.stone)
+        z = 0.8
+        for size in b.rng.uniform(0.4, 0.8, 3):
+            with b.frame(*b.rng.uniform(-0.1, 0.1, 2), z, b.rng.uniform(0, 6)):
+                furniture.small_thing(b, p, size)
+            z += 0.8 * size
 
 
 def _facade(b: Builder, p: Palette, length: float, height: float) -> None:
@@ -257,10 +290,12 @@ def _facade(b: Builder, p: Palette, length: float, height: float) -> None:
 
 
 def _objects(b: Builder, p: Palette) -> tuple[Light, Walk]:
-    """Many small things on a big table before a patterned backdrop."""
+    """Many small things on the floor of a small gallery, round a low fence."""
     rng = b.rng
-    ground = _material(b, str(rng.choice(["wood", "tiles", "fabric", "painting"])), _shades(rng, 0.5, 0.35, 0.85), rng.uniform(0.7, 1.2))
-    walls = _material(b, str(rng.choice(["wallpaper", "bricks", "painting"])), _shades(rng, 0.4, 0.35, 0.8), rng.uniform(1.0, 1.6))
+    ground = _material(b, str(rng.choice(["wood", "tiles", "fabric", "painting"])),
+                       _shades(rng, 0.5, 0.35, 0.85), rng.uniform(0.7, 1.2))
+    walls = _material(b, str(rng.choice(["wallpaper", "bricks", "painting"])), _shades(rng, 0.4, 0.35, 0.8),
+                      rng.uniform(1.0, 1.6))
     b.sheet((-2.4, -2.4, 0), (4.8, 0, 0), (0, 4.8, 0), ground)
     _walls(b, 4.8, 4.8, 2.6, [walls] * 4)
     b.sheet((-2.4, -2.4, 2.6), (0, 4.8, 0), (4.8, 0, 0), p.stone)
@@ -274,11 +309,12 @@ def _objects(b: Builder, p: Palette) -> tuple[Light, Walk]:
                 furniture.small_thing(b, p, rng.uniform(0.16, 0.3) * (1.5 if ring == 0 else 1))
     with b.frame(-0.6, 0.0, 0.0, rng.uniform(0, np.pi)):
         furniture.railing(b, p, 1.2, 0.4)
-    lamp = Light(np.array([*rng.uniform(-1.2, 1.2, 2), rng.uniform(1.8, 2.4)]), np.array([2.7, 2.55, 2.3]) * rng.uniform(0.9, 1.2),
+    lamp = Light(np.array([*rng.uniform(-1.2, 1.2, 2), rng.uniform(1.8, 2.4)]),
+                 np.array([2.7, 2.55, 2.3]) * rng.uniform(0.9, 1.2),
                  np.array([0.32, 0.32, 0.36]) * rng.uniform(0.7, 1.3), reach=2.2, size=0.06)
     radius = rng.uniform(1.5, 1.75)
     look = tuple(np.array([*rng.uniform(-0.12, 0.12, 2), z]) for z in rng.uniform(0.1, 0.25, 2))
     walk = Walk(np.zeros(2), (radius, radius * rng.uniform(0.85, 1.0)), rng.uniform(0, 2 * np.pi),
-                rng.choice([-1, 1]) * rng.uniform(1.3, 2.2), tuple(rng.uniform(0.6, 1.1, 2)), look, sway=0.04, bob=0.015,
-                phase=rng.uniform(0, 6))
+                rng.choice([-1, 1]) * rng.uniform(1.3, 2.2), tuple(rng.uniform(0.6, 1.1, 2)), look,
+                sway=0.04, bob=0.015, phase=rng.uniform(0, 6))
     return lamp, walk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -14,9 +15,10 @@ from chopgrad_ns.chopgrad.interface import CausalDecoder, Side, State
 class WanDecoder(CausalDecoder):
     """`AutoencoderKLWan` (Wan2.1, and Wan2.2 with residual blocks and patches): one latent frame a group.
 
-    The first group gives one frame, every other four (in general: as many as the decoder upsamples in time). The state
-    is the list of cached features, None before the first group; entries are None, the string "Rep" or tensors, and
-    diffusers replaces entries without changing tensors in place, so a shallow copy keeps this function pure.
+    The first group gives one frame, every other four (in general: as many as the decoder upsamples in time).
+    The state is the list of cached features, None before the first group; entries are None, the string "Rep"
+    or tensors, and diffusers replaces entries without changing tensors in place, so a shallow copy keeps this
+    function pure.
 
     Side inputs: "mid_block" and "up_blocks.<i>", each added to that module's output.
     """
@@ -31,7 +33,8 @@ class WanDecoder(CausalDecoder):
 
     def frames_of(self, group: slice) -> slice:
         factor = self.temporal_factor
-        return slice(0, 1) if group.start == 0 else slice(1 + (group.start - 1) * factor, 1 + group.start * factor)
+        start = group.start
+        return slice(0, 1) if start == 0 else slice(1 + (start - 1) * factor, 1 + start * factor)
 
     def initial_state(self) -> State:
         return None
@@ -59,31 +62,54 @@ def _unpatchify(x: Tensor, patch: int) -> Tensor:
 
 @contextlib.contextmanager
 def _added_to_outputs(module: torch.nn.Module, side: Side | None) -> Iterator[None]:
-    """Within the context, add each tensor of `side` to the output of the sub-module it is named after."""
-    handles = []
+    """Within the context, add each tensor of `side` to the output of the sub-module it is named after.
+
+    Hooks sit on a module that other threads may be decoding with (a viewer beside a training): they act in
+    this one only.
+    """
+    handles, here = [], threading.get_ident()
     try:
         for name, value in (side or {}).items():
-            hook = lambda _module, _inputs, output, value=value: output + value  # noqa: E731
-            handles.append(module.get_submodule(name).register_forward_hook(hook))
+            handles.append(_block(module, name).register_forward_hook(_adder(name, value, here)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
+def _block(decoder: torch.nn.Module, name: str) -> torch.nn.Module:
+    names = ["mid_block", *(f"up_blocks.{i}" for i in range(len(decoder.up_blocks)))]
+    if name not in names:
+        raise ValueError(f"there is no block {name!r} to add a side tensor to; this decoder has {', '.join(names)}")
+    return decoder.get_submodule(name)
+
+
+def _adder(name: str, value: Tensor, thread: int):
+    def add(_module, _inputs, output: Tensor) -> Tensor:
+        if threading.get_ident() != thread:
+            return output
+        if value.shape != output.shape:
+            raise ValueError(f"the side tensor for {name} has shape {tuple(value.shape)}, the block's output "
+                             f"{tuple(output.shape)}")
+        return output + value
+
+    return add
+
+
 ADAPTERS = {"AutoencoderKLWan": WanDecoder}
+METHODS = ("groups", "frames_of", "initial_state", "decode_group", "parameters")
 
 
 def as_causal_decoder(vae) -> CausalDecoder:
-    """Wrap a diffusers autoencoder; a `CausalDecoder` is returned as it is.
+    """Wrap a diffusers autoencoder; what has the methods of a `CausalDecoder` is returned as it is.
 
     Raises:
         TypeError: for a class without an adapter, naming those that have one.
     """
-    if isinstance(vae, CausalDecoder):
+    if all(callable(getattr(vae, name, None)) for name in METHODS):
         return vae
     for cls in type(vae).__mro__:
         if cls.__name__ in ADAPTERS:
             return ADAPTERS[cls.__name__](vae)
-    raise TypeError(f"{type(vae).__name__} has no adapter; there are adapters for {', '.join(ADAPTERS)}, and any other decoder can "
-                    "subclass chopgrad_ns.chopgrad.CausalDecoder (its module's docstring says how).")
+    raise TypeError(f"{type(vae).__name__} has no adapter; there are adapters for {', '.join(ADAPTERS)}, and any "
+                    "other decoder can subclass chopgrad_ns.chopgrad.CausalDecoder (its file interface.py says how).")

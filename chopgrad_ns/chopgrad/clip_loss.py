@@ -11,7 +11,6 @@ from torch import Tensor
 
 from chopgrad_ns.chopgrad.interface import CausalDecoder, Side, State
 
-Target = "Tensor | Callable[[slice], Tensor]"
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -19,9 +18,9 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 class ClipLoss:
     """Latents' decoder, target and per-frame loss, cut into groups.
 
-    The loss of a clip is the mean over batch and frames of `loss_fn(prediction, target)` [B, t]. A loss function with an
-    attribute `context_frames` = k is handed the k frames before a group as well (fewer at the start), and the values it
-    returns for those are dropped: they were counted with their own group.
+    The loss of a clip is the mean over batch and frames of `loss_fn(prediction, target)` [B, t]. A loss
+    function with an attribute `context_frames` = k is handed the k frames before a group as well (fewer at
+    the start), and the values it returns for those are dropped: they were counted with their own group.
     """
 
     decoder: CausalDecoder
@@ -43,32 +42,50 @@ class ClipLoss:
         return None if self.side is None else self.side[index]
 
     def decode(self, index: int, latents: Tensor, state: State, side: Side | None) -> tuple[Tensor, State]:
-        return self.decoder.decode_group(latents, state, side)
+        try:
+            return self.decoder.decode_group(latents, state, side)
+        except ValueError as error:
+            raise ValueError(f"{self._where(index)}: {error}") from error
+
+    def _where(self, index: int, seen: int = 0) -> str:
+        """A group and its frames, `seen` before them included, for an error's message."""
+        span = self.decoder.frames_of(self.groups[index])
+        return f"group {index}, frames {span.start - seen}…{span.stop - 1}"
 
     def value(self, index: int, frames: Float[Tensor, "b c t h w"], before: Tensor | None) -> Tensor:
         """A group's share of the clip's loss: a scalar.
 
         Args:
-            before: the frames that come before the group's, as many as `context` asks for and there are, or None.
+            before: the frames before the group's, as many as `context` asks for and there are, or None.
         """
         span = self.decoder.frames_of(self.groups[index])
         if frames.shape[2] != span.stop - span.start:
-            raise ValueError(f"group {index}: the decoder gave {frames.shape[2]} frames where frames_of says {span.start}…{span.stop - 1}")
+            raise ValueError(f"{self._where(index)}: the decoder gave {frames.shape[2]} frames")
         seen = 0 if before is None else before.shape[2]
         shown = frames if before is None else torch.cat([before, frames], dim=2)
-        wanted = slice(span.start - seen, span.stop)
-        target = self.target(wanted) if callable(self.target) else self.target[:, :, wanted]
-        if target.shape[0] != frames.shape[0] or target.shape[2:] != shown.shape[2:]:
-            raise ValueError(f"group {index}, frames {wanted.start}…{wanted.stop - 1}: the target has shape {tuple(target.shape)}, "
-                             f"the decoded frames {tuple(shown.shape)}")
-        values = self.loss_fn(shown, target.to(device=frames.device))
+        values = self.loss_fn(shown, self._target_of(index, shown, seen))
         if values.shape != (frames.shape[0], shown.shape[2]):
-            raise ValueError(f"group {index}, frames {wanted.start}…{wanted.stop - 1}: the loss has shape {tuple(values.shape)}; one value "
-                             f"a frame, {(frames.shape[0], shown.shape[2])}, is needed")
-        share = values[:, seen:].sum() / (self.batch * self.frames)
+            raise ValueError(f"{self._where(index, seen)}: the loss has shape {tuple(values.shape)}; one value a frame, "
+                             f"{(frames.shape[0], shown.shape[2])}, is needed")
+        # Half precision would lose a frame's share among many.
+        values = values[:, seen:].to(torch.promote_types(values.dtype, torch.float32))
+        share = values.sum() / (self.batch * self.frames)
         if not torch.isfinite(share.detach()):
-            raise ValueError(f"group {index}, frames {span.start}…{span.stop - 1}: the loss is not finite")
+            raise ValueError(f"{self._where(index)}: the loss is not finite")
         return share
+
+    def _target_of(self, index: int, shown: Tensor, seen: int) -> Tensor:
+        """The target of the frames shown to the loss, on their device."""
+        span = self.decoder.frames_of(self.groups[index])
+        wanted = slice(span.start - seen, span.stop)
+        given = callable(self.target)
+        target = self.target(wanted) if given else self.target[:, :, wanted]
+        if target.ndim != 5 or target.shape[1] < shown.shape[1] or _but_channels(target) != _but_channels(shown):
+            raise ValueError(f"{self._where(index, seen)}: the target has shape {tuple(target.shape)}, the decoded frames "
+                             f"{tuple(shown.shape)}")
+        if given:
+            check_range(target, self._where(index, seen))
+        return target.to(device=shown.device)
 
     def context_of(self, index: int, decoded: dict[int, Tensor]) -> Tensor | None:
         """The last `context` frames before group `index`, out of the frames of earlier groups by their index."""
@@ -88,3 +105,16 @@ class ClipLoss:
         start = self.decoder.frames_of(self.groups[index]).start
         first = max(start - self.context, 0)
         return next(j for j, group in enumerate(self.groups) if self.decoder.frames_of(group).stop > first or j == index)
+
+
+def check_range(target: Tensor, where: str) -> None:
+    """Raise ValueError unless the colours of `target` are floating point and in −1…1 (up to rounding)."""
+    if not target.is_floating_point():
+        raise ValueError(f"{where}: the target is {target.dtype}; floating point in −1…1 is needed")
+    largest = float(target[:, :3].detach().abs().max())
+    if not largest <= 1.01:  # also where it is not a number
+        raise ValueError(f"{where}: the target reaches ±{largest:.3g}; frames in −1…1 are needed")
+
+
+def _but_channels(frames: Tensor) -> tuple[int, ...]:
+    return (frames.shape[0], *frames.shape[2:])

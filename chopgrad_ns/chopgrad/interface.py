@@ -7,9 +7,10 @@ features that its causal convolutions put in front of the present ones. Decoding
 
 and everything here (strategies, memory) follows from it.
 
-**Writing an adapter.** Subclass `CausalDecoder` and implement `groups`, `frames_of`, `initial_state`, `decode_group`
-and `parameters`. A state is any nesting of tuples whose leaves are tensors, None or strings. `decode_group` must not
-change its inputs, nor anything outside: it is called more than once for the same group.
+**Writing an adapter.** Subclass `CausalDecoder` and implement `groups`, `frames_of`, `initial_state`,
+`decode_group` and `parameters` (or write a class of its own that has these five). A state is any nesting of tuples
+whose leaves are tensors, None or strings. `decode_group` must not change its inputs, nor anything outside, and must
+not be random (no dropout): it is called more than once for the same group.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class CausalDecoder(ABC):
         """Frames of one group (before any final clamp) and the state for the next.
 
         Args:
-            side: tensors handed to this group beside its latents, such as features added to a block's output; gradients
-                reach them.
+            side: tensors handed to this group beside its latents, such as features added to a block's output;
+                gradients reach them.
         """
 
     @abstractmethod

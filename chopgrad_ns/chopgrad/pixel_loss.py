@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chopgrad_ns.chopgrad import sweeps
 from chopgrad_ns.chopgrad.adapters import as_causal_decoder
-from chopgrad_ns.chopgrad.clip_loss import ClipLoss
+from chopgrad_ns.chopgrad.clip_loss import ClipLoss, check_range
 from chopgrad_ns.chopgrad.interface import CausalDecoder, Side
 from chopgrad_ns.chopgrad.strategies import Backprop, Exact, Full, Truncated
 
@@ -24,19 +24,20 @@ def pixel_loss(
 
     Args:
         latents: in the decoder's own space (not normalised for a transformer).
-        target: frames in −1…1, or a callable that returns those of a slice, so that a long clip need not be in memory.
+        target: frames in −1…1, or a callable that returns those of a slice, for clips too long to be in memory.
             Channels beyond the first three are handed to `loss_fn` untouched (a weight, say).
         decoder: from `as_causal_decoder`, or any `CausalDecoder`.
-        loss_fn: `(prediction, target) -> [B, t]`. With an attribute `context_frames` = k it is given the k frames
-            before a group too, across group boundaries.
+        loss_fn: `(prediction, target) -> [B, t]`, the same each time it is called. With an attribute
+            `context_frames` = k it is given the k frames before a group too, across group boundaries. Gradients
+            leave it through the prediction only: parameters of its own get none.
         backprop: `Exact()`, `Truncated(distance)` or `Full()`.
         side: one mapping a group of tensors that the decoder takes beside the latents.
 
     Returns:
-        A scalar whose `backward()` reaches the latents, side tensors and decoder parameters that require grad.
+        A scalar whose `backward()` reaches latents, side tensors and decoder parameters that require grad.
 
     Raises:
-        ValueError: before anything is accumulated into any `.grad`, naming the group and frames where there are any.
+        ValueError: before anything is added to any `.grad`, naming the group and frames where there are any.
     """
     decoder = as_causal_decoder(decoder)
     clip = _check(latents, target, decoder, loss_fn, side)
@@ -55,7 +56,8 @@ def pixel_loss(
 
 def _check(latents, target, decoder, loss_fn, side) -> ClipLoss:
     if latents.ndim != 5 or not latents.is_floating_point():
-        raise ValueError(f"latents are {latents.dtype} of shape {tuple(latents.shape)}; floating point [B, C, Tz, Hz, Wz] is needed")
+        raise ValueError(f"latents are {latents.dtype} of shape {tuple(latents.shape)}; floating point "
+                         "[B, C, Tz, Hz, Wz] is needed")
     groups = decoder.groups(latents.shape[2])
     if not groups:
         raise ValueError("latents have no frames")
@@ -68,12 +70,11 @@ def _check(latents, target, decoder, loss_fn, side) -> ClipLoss:
 
 
 def _check_target(target: Tensor, latents: Tensor, frames: int) -> None:
-    if target.ndim != 5 or not target.is_floating_point():
-        raise ValueError(f"the target is {target.dtype} of shape {tuple(target.shape)}; floating point [B, 3, T, H, W] is needed")
+    if target.ndim != 5 or target.shape[1] < 3:
+        raise ValueError(f"the target has shape {tuple(target.shape)}; [B, 3, T, H, W] is needed")
     if target.shape[2] != frames:
-        raise ValueError(f"{latents.shape[2]} latent frames decode to {frames} frames, but the target has {target.shape[2]}")
+        raise ValueError(f"{latents.shape[2]} latent frames decode to frames 0…{frames - 1}, but the target has "
+                         f"{target.shape[2]} frames, not {frames}")
     if target.shape[0] != latents.shape[0]:
         raise ValueError(f"the target has batch {target.shape[0]}, the latents {latents.shape[0]}")
-    largest = float(target[:, :3].detach().abs().max())
-    if not largest <= 1.01:
-        raise ValueError(f"the target reaches ±{largest:.3g}; frames in −1…1 are needed")
+    check_range(target, f"frames 0…{frames - 1}")

@@ -11,7 +11,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Truncated:
-    """The paper's gradient (arXiv 2603.17812): the loss of a group reaches the group itself and `distance` before it.
+    """The paper's gradient (arXiv 2603.17812): a group's loss reaches the group and `distance` before it.
 
     Holds the graphs of at most `distance` + 1 groups, and costs `distance` + 1 backward passes a group.
     """
@@ -25,9 +25,10 @@ class Truncated:
 
 @dataclass(frozen=True)
 class Exact:
-    """The full gradient by a backward sweep that recomputes one group at a time (checkpointed BPTT, Gruslys et al. 2016).
+    """The full gradient by a backward sweep that recomputes one group at a time.
 
-    Holds the graph of one group, and of the past only the states between groups.
+    This is checkpointed BPTT (Gruslys et al. 2016) with the decoder's cache as the hidden state. Holds the graph
+    of one group, and of the past only the states between groups.
 
     Args:
         offload: where those states wait: "none", with the latents, or "cpu", in host memory.

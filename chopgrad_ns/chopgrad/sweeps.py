@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from dataclasses import dataclass
 
@@ -109,7 +108,8 @@ def _decode_from_leaves(clip: ClipLoss, index: int, latents: Tensor, state: Stat
 
 def _backward(group: _Group, parameters: list[Tensor], outputs: list[Tensor], cotangents: list[Tensor], retain: bool):
     """Gradients of one group: latents, side, parameters, incoming state, context frames by group."""
-    kept = [(out, cotangent) for out, cotangent in zip(outputs, cotangents) if out.requires_grad and cotangent is not None]
+    kept = [(out, cotangent) for out, cotangent in zip(outputs, cotangents)
+            if out.requires_grad and cotangent is not None]
     before = list(group.before.values())
     wanted = [group.latents, *group.side, *parameters, *group.state, *before]
     if not kept:
@@ -160,10 +160,11 @@ class TruncatedLoss(torch.autograd.Function):
                     break
                 group = window[group.index - window[0].index - 1]
                 outputs, cotangents = [*_floating(group.after), group.frames], [*v_state, context.get(group.index)]
-            group = window[-1]
+            newest = window[-1]
+            state, decoded[index] = map_state(Tensor.detach, newest.after), newest.frames.detach()
             if len(window) > strategy.distance:
                 window.popleft()
-            state, decoded[index] = map_state(Tensor.detach, group.after), group.frames.detach()
+            del group, newest, outputs  # or the graph that has left the window would live through the next decoding
             _forget(decoded, clip, index)
         ctx.save_for_backward(*(value for value in gradients.flat() if value is not None))
         ctx.present = [value is not None for value in gradients.flat()]
@@ -203,14 +204,16 @@ class ExactLoss(torch.autograd.Function):
         clip, inputs, kept = ctx.clip, ctx.inputs, ctx.kept
         parameters = list(tensors[len(tensors) - inputs.parameters :])
         gradients = _Gradients(clip, inputs, latents)
+        kept.setdefault(0, clip.decoder.initial_state())  # a second backward starts from nothing else
         v_after: list[Tensor | None] = []
         v_frames: dict[int, Tensor] = {}
-        with torch.autocast(**ctx.autocast) if ctx.autocast else contextlib.nullcontext():
+        with torch.autocast(**ctx.autocast):
             for index in reversed(range(len(clip.groups))):
                 if index not in kept:
                     _recompute_states(clip, latents, kept, index, ctx.strategy)
                 state = _bring_back(kept.pop(index), latents.device)
-                decoded = {j: f for j, f in ctx.decoded.items() if clip.context and clip.oldest_needed(index) <= j < index}
+                first = clip.oldest_needed(index) if clip.context else index
+                decoded = {j: frames for j, frames in ctx.decoded.items() if first <= j < index}
                 group = _decode_from_leaves(clip, index, latents, state, inputs, decoded)
                 outputs = [group.value, *_floating(group.after), group.frames]
                 after = v_after or [None] * len(_floating(group.after))
@@ -220,6 +223,7 @@ class ExactLoss(torch.autograd.Function):
                 gradients.add(index, v_latents, v_side, v_parameters)
                 _merge(v_frames, v_before)
                 v_after = v_state
+                del group, outputs, cotangents  # the next group is decoded with this one's memory
         return None, None, None, *gradients.flat()
 
 
@@ -240,8 +244,7 @@ def _bring_back(state: State, device: torch.device) -> State:
     return map_state(lambda tensor: tensor.to(device), state)
 
 
-def _autocast_settings(device_type: str) -> dict | None:
-    """What autocast was doing, so that a recomputation rounds as the first pass did."""
-    if not torch.is_autocast_enabled(device_type):
-        return None
-    return {"device_type": device_type, "dtype": torch.get_autocast_dtype(device_type)}
+def _autocast_settings(device_type: str) -> dict:
+    """What autocast was doing, on or off, so that a recomputation rounds as the first pass did."""
+    return {"device_type": device_type, "dtype": torch.get_autocast_dtype(device_type),
+            "enabled": torch.is_autocast_enabled(device_type), "cache_enabled": torch.is_autocast_cache_enabled()}

@@ -22,10 +22,10 @@ from chopgrad_ns.splat.cameras import Cameras
 class Clip:
     """T frames of video and what their source knows about them.
 
-    `frames` [T, 3, H, W] in 0…1; `alpha` [T, 1, H, W] in 0…1, opacity of the splat; `depth` [T, 1, H, W], z in world
-    units, 0 where empty; `mask` [T, 1, H, W] in 0…1; `references` [T, R, 3, H, W] in 0…1, photos warped into each frame,
-    and `reference_masks` [T, R, 1, H, W] in 0…1, how far each warped pixel can be believed. Shapes are checked when a
-    clip is made (ValueError).
+    `frames` [T, 3, H, W] in 0…1; `alpha` [T, 1, H, W] in 0…1, opacity of the splat; `depth` [T, 1, H, W], z
+    in world units, 0 where empty; `mask` [T, 1, H, W] in 0…1; `references` [T, R, 3, H, W] in 0…1, photos
+    warped into each frame, and `reference_masks` [T, R, 1, H, W] in 0…1, how far each warped pixel can be
+    believed. Shapes are checked when a clip is made (ValueError).
     """
 
     frames: Float[Tensor, "t 3 h w"]
@@ -48,12 +48,15 @@ class Clip:
             raise ValueError("references and reference_masks go together")
         if self.references is not None:
             shared = (count, self.references.shape[1])
-            if self.references.shape != (*shared, 3, height, width) or self.reference_masks.shape != (*shared, 1, height, width):
+            expected = (*shared, 3, height, width), (*shared, 1, height, width)
+            if (self.references.shape, self.reference_masks.shape) != expected:
                 raise ValueError(f"references {tuple(self.references.shape)} and reference_masks "
-                                 f"{tuple(self.reference_masks.shape)} do not fit frames {tuple(self.frames.shape)}")
-        if self.cameras is not None and (len(self.cameras), self.cameras.height, self.cameras.width) != (count, height, width):
-            raise ValueError(f"{len(self.cameras)} cameras of {self.cameras.width}×{self.cameras.height} do not fit frames "
-                             f"{tuple(self.frames.shape)}")
+                                 f"{tuple(self.reference_masks.shape)} do not fit frames "
+                                 f"{tuple(self.frames.shape)}")
+        cameras = self.cameras
+        if cameras is not None and (len(cameras), cameras.height, cameras.width) != (count, height, width):
+            raise ValueError(f"{len(cameras)} cameras of {cameras.width}×{cameras.height} do "
+                             f"not fit frames {tuple(self.frames.shape)}")
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -72,7 +75,10 @@ class Clip:
 
 @dataclass
 class Pair:
-    """A degraded clip, what it should have looked like, and where that is known: `valid` [T, 1, H, W] (None: everywhere)."""
+    """A degraded clip, what it should have looked like, and where that is known.
+
+    `valid` [T, 1, H, W] is 1 where `clean` may be trained on, 0 elsewhere; None means everywhere.
+    """
 
     degraded: Clip
     clean: Float[Tensor, "t 3 h w"]
@@ -81,10 +87,14 @@ class Pair:
 
     def __post_init__(self) -> None:
         if self.clean.shape != self.degraded.frames.shape:
-            raise ValueError(f"clean has shape {tuple(self.clean.shape)}, degraded {tuple(self.degraded.frames.shape)}")
+            raise ValueError(f"clean has shape {tuple(self.clean.shape)}, degraded "
+                             f"{tuple(self.degraded.frames.shape)}")
+        if self.valid is not None and self.valid.shape != self.clean[:, :1].shape:
+            raise ValueError(f"valid has shape {tuple(self.valid.shape)}, not "
+                             f"{tuple(self.clean[:, :1].shape)}")
 
     def save(self, folder: Path) -> None:
-        """Write `pair.safetensors` (pictures and masks in 8 bit, depth in 32) and `pair.json`, the folder at once."""
+        """Write the folder, at once: `pair.safetensors` (pictures in 8 bit, depth in 32) and `pair.json`."""
         folder = Path(folder)
         temporary = folder.with_name(folder.name + ".part")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -95,7 +105,8 @@ class Pair:
         about = {"name": self.name, "format": 1}
         if self.degraded.cameras is not None:
             cameras = self.degraded.cameras
-            tensors |= {"camera_from_world": cameras.camera_from_world.contiguous(), "K": cameras.K.contiguous()}
+            tensors |= {"camera_from_world": cameras.camera_from_world.contiguous(),
+                        "K": cameras.K.contiguous()}
             about |= {"width": cameras.width, "height": cameras.height}
         save_file(tensors, temporary / "pair.safetensors")
         (temporary / "pair.json").write_text(json.dumps(about))
@@ -114,21 +125,24 @@ class Pair:
         try:
             about = json.loads((folder / "pair.json").read_text())
             tensors = load_file(folder / "pair.safetensors")
-            picture = {name: tensors[name].float() / 255 for name in tensors if tensors[name].dtype == torch.uint8}
+            picture = {name: tensors[name].float() / 255 for name in tensors
+                       if tensors[name].dtype == torch.uint8}
             cameras = None
             if "K" in tensors:
                 cameras = Cameras(tensors["camera_from_world"], tensors["K"], about["width"], about["height"])
-            clip = Clip(picture["frames"], cameras, picture.get("alpha"), tensors.get("depth"), picture.get("mask"),
-                        picture.get("references"), picture.get("reference_masks"))
+            clip = Clip(picture["frames"], cameras, picture.get("alpha"), tensors.get("depth"),
+                        picture.get("mask"), picture.get("references"), picture.get("reference_masks"))
             return Pair(clip, picture["clean"], about["name"], picture.get("valid"))
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise UserError(f"The pair in {folder} cannot be read ({error}); delete the folder and make it again.") from error
+            raise UserError(f"The pair in {folder} cannot be read ({error}); delete the folder and make it "
+                            "again.") from error
 
 
 def load_pairs(folder: Path) -> list[Pair]:
     """All pairs in the sub-folders of `folder`, by name. Raises UserError where there are none."""
     folder = Path(folder)
-    found = sorted(path.parent for path in folder.glob("*/pair.json") if not path.parent.name.endswith(".part"))
+    found = sorted(path.parent for path in folder.glob("*/pair.json")
+                   if not path.parent.name.endswith(".part"))
     if not found:
         raise UserError(f"There are no pairs in {folder}; make some with chopgrad pairs --output {folder}.")
     return [Pair.load(path) for path in found]

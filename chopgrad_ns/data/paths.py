@@ -1,5 +1,7 @@
 """Smooth camera paths made of given cameras and nothing else."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,58 +9,77 @@ from torch import Tensor
 
 from chopgrad_ns.splat.cameras import Cameras
 
+Direction = Literal["left", "right", "up", "down"]
+
 
 def through(cameras: Cameras, frames: int) -> Cameras:
-    """A path of `frames` cameras through `cameras` in order: positions on a Catmull-Rom spline, rotations by slerp.
+    """A path of `frames` cameras through `cameras` in order.
 
-    It starts at the first and ends at the last; `frames` = k·(len(cameras) − 1) + 1 passes through all exactly.
+    Positions lie on a Catmull-Rom spline, rotations are slerped. It starts at the first and ends at the last;
+    `frames` = k·(len(cameras) − 1) + 1 passes through all exactly.
     """
     poses = cameras.world_from_camera
     count = len(cameras)
     if count == 1:
         return cameras[[0] * frames]
-    at = torch.linspace(0, count - 1, frames, dtype=poses.dtype)
+    at = torch.linspace(0, count - 1, frames, dtype=poses.dtype, device=poses.device)
     left = at.floor().long().clamp_max(count - 2)
     fraction = (at - left)[:, None]
-    world = torch.eye(4, dtype=poses.dtype).repeat(frames, 1, 1)
+    world = torch.eye(4, dtype=poses.dtype, device=poses.device).repeat(frames, 1, 1)
     world[:, :3, 3] = _catmull_rom(poses[:, :3, 3], left, fraction)
     world[:, :3, :3] = _to_matrix(_slerp(_to_quaternion(poses[:, :3, :3]), left, fraction))
     K = torch.lerp(cameras.K[left], cameras.K[left + 1], fraction[..., None])
     return _from_world(world, K, cameras)
 
 
-def beside(cameras: Cameras, frames: int, offset: float, look_ahead: float | None = None) -> Cameras:
-    """The path through `cameras` moved sideways and up, turned so that it still sees the same things.
+def between(cameras: Cameras) -> Cameras:
+    """The cameras half-way from each to the next on the path through them all; one fewer than `cameras`."""
+    return through(cameras, 2 * len(cameras) - 1)[slice(1, None, 2)]
+
+
+def beside(cameras: Cameras, frames: int, offset: float, look_ahead: float | None = None,
+           direction: Direction | None = None) -> Cameras:
+    """The path through `cameras` moved aside, turned so that it still sees the same things.
 
     Args:
-        offset: in spacings between neighbouring cameras (their median); negative is to the left and down.
-        look_ahead: distance along the optical axis of the point that stays in the middle of the picture; by default
-            the distance at which the optical axes come closest to each other.
+        offset: in spacings between neighbouring cameras (their median); negative is the other way.
+        look_ahead: distance along the optical axis of the point that stays in the middle of the picture; by
+            default the distance at which the optical axes come closest to each other.
+        direction: which way, in the picture; by default to the right and half as much up.
     """
     path = through(cameras, frames)
     world = path.world_from_camera.clone()
-    spacing = float((cameras.centers[1:] - cameras.centers[:-1]).norm(dim=1).median()) if len(cameras) > 1 else 0.0
+    spacing = float(cameras.centers.diff(dim=0).norm(dim=1).median()) if len(cameras) > 1 else 0.0
     distance = focus_distance(cameras) if look_ahead is None else look_ahead
     right, down, forward = world[:, :3, 0], world[:, :3, 1], world[:, :3, 2]
     target = world[:, :3, 3] + distance * forward
-    center = world[:, :3, 3] + offset * spacing * F.normalize(right - 0.5 * down, dim=-1)
+    aside = {None: right - 0.5 * down, "right": right, "left": -right, "up": -down, "down": down}[direction]
+    center = world[:, :3, 3] + offset * spacing * F.normalize(aside, dim=-1)
     new_forward = F.normalize(target - center, dim=-1)
     new_right = F.normalize(torch.linalg.cross(down, new_forward), dim=-1)
-    world[:, :3, :3] = torch.stack([new_right, torch.linalg.cross(new_forward, new_right), new_forward], dim=-1)
+    new_down = torch.linalg.cross(new_forward, new_right)
+    world[:, :3, :3] = torch.stack([new_right, new_down, new_forward], dim=-1)
     world[:, :3, 3] = center
     return _from_world(world, path.K, cameras)
 
 
 def focus_distance(cameras: Cameras) -> float:
-    """Mean distance from the cameras to the point nearest to all optical axes; at least their largest spacing."""
+    """Mean distance from the cameras to the point nearest to all optical axes.
+
+    Where the axes run apart or side by side there is no such point well ahead, and the cameras' extent stands
+    in for the distance.
+    """
     centers, forward = cameras.centers, cameras.world_from_camera[:, :3, 2]
-    across = torch.eye(3, dtype=centers.dtype) - forward[:, :, None] * forward[:, None, :]
+    eye = torch.eye(3, dtype=centers.dtype, device=centers.device)
+    across = eye - forward[:, :, None] * forward[:, None, :]
     # A little pull to the middle of the cameras keeps parallel axes solvable.
-    regular = across.sum(dim=0) + 1e-3 * torch.eye(3, dtype=centers.dtype)
-    point = torch.linalg.solve(regular, (across @ centers[..., None]).sum(dim=0)[:, 0] + 1e-3 * centers.mean(dim=0))
+    regular = across.sum(dim=0) + 1e-3 * eye
+    wanted = (across @ centers[..., None]).sum(dim=0)[:, 0] + 1e-3 * centers.mean(dim=0)
+    point = torch.linalg.solve(regular, wanted)
     ahead = ((point - centers) * forward).sum(dim=-1).mean()
     extent = torch.cdist(centers, centers).max()
-    return float(torch.maximum(ahead, extent).clamp_min(1e-3))
+    # Cameras on a circle look at its centre from half the extent.
+    return float(torch.where(ahead > 0.4 * extent, ahead, extent).clamp_min(1e-3))
 
 
 def _from_world(world: Tensor, K: Tensor, like: Cameras) -> Cameras:
@@ -90,7 +111,8 @@ def _to_quaternion(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
     xx, yy, zz = m[:, 0, 0], m[:, 1, 1], m[:, 2, 2]
     yz, xz, xy = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
     pxy, pxz, pyz = m[:, 0, 1] + m[:, 1, 0], m[:, 0, 2] + m[:, 2, 0], m[:, 1, 2] + m[:, 2, 1]
-    rows = [xx + yy + zz, yz, xz, xy, yz, xx - yy - zz, pxy, pxz, xz, pxy, yy - xx - zz, pyz, xy, pxz, pyz, zz - xx - yy]
+    rows = [xx + yy + zz, yz, xz, xy, yz, xx - yy - zz, pxy, pxz, xz, pxy, yy - xx - zz, pyz, xy, pxz, pyz,
+            zz - xx - yy]
     return torch.linalg.eigh(torch.stack(rows, dim=-1).reshape(-1, 4, 4))[1][..., -1]
 
 

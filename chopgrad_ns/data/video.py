@@ -31,7 +31,7 @@ def write_video(path: Path, frames: Float[Tensor, "t 3 h w"], fps: float) -> Non
 
 def side_by_side(*clips: Float[Tensor, "t 3 h w"], gap: int = 4) -> Float[Tensor, "t 3 h w_all"]:
     """Clips of one length and height next to each other, with a white line between them."""
-    line = torch.ones(len(clips[0]), 3, clips[0].shape[-2], gap)
+    line = clips[0].new_ones(len(clips[0]), 3, clips[0].shape[-2], gap)
     parts = [part for clip in clips for part in (line, clip)][1:]
     return torch.cat(parts, dim=-1)
 
@@ -45,7 +45,9 @@ def write_frames(folder: Path, frames: Float[Tensor, "t 3 h w"]) -> None:
 
 
 def read_frames(folder: Path) -> tuple[list[str], Float[Tensor, "t 3 h w"]]:
-    """Names (without suffix) and frames of a folder, by name. Raises UserError where they cannot be one clip."""
+    """Names (without suffix) and frames of a folder, by name. Raises UserError where they cannot be one
+    clip.
+    """
     folder = Path(folder)
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if not files:
@@ -53,11 +55,13 @@ def read_frames(folder: Path) -> tuple[list[str], Float[Tensor, "t 3 h w"]]:
     pictures = []
     for path in files:
         try:
-            pictures.append(np.asarray(Image.open(path).convert("RGB")))
+            with Image.open(path) as picture:
+                pictures.append(np.asarray(picture.convert("RGB")))
         except OSError as error:
             raise UserError(f"The frame {path} cannot be read; write it again as PNG or JPEG.") from error
         if pictures[-1].shape != pictures[0].shape:
             (h, w), (h0, w0) = pictures[-1].shape[:2], pictures[0].shape[:2]
-            raise UserError(f"The frame {path} is {w}×{h} px, the first one {w0}×{h0}; make all frames of one size.")
+            raise UserError(f"The frame {path} is {w}×{h} px, the first one {w0}×{h0}; make all frames of "
+                            "one size.")
     frames = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     return [path.stem for path in files], frames

@@ -2,8 +2,10 @@
 
 Prediction [B, 3, t, H, W] and the first three channels of the target are in −1…1. A fourth channel of the target, where
 there is one, is a weight in 0…1 for each pixel; a fully weighted picture gives the same value as one without weights.
-Frames are expected to be differences of pictures in 0…1, so errors are halved before anything else.
+Losses are expected to be of differences of pictures in 0…1, so errors are halved before anything else.
 """
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +14,8 @@ from torch import Tensor
 
 Frames = Float[Tensor, "b _ t h w"]
 PerFrame = Float[Tensor, "b t"]
+SSIM_WINDOW = 11
+"""Pixels of SSIM's window; smaller pictures get the largest odd one that fits."""
 
 
 def _error(prediction: Tensor, target: Tensor) -> Tensor:
@@ -19,55 +23,83 @@ def _error(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target[:, :3]) / 2
 
 
-def _mean(error: Tensor, target: Tensor) -> PerFrame:
-    """Mean over channels and pixels, weighted where the target says so; 0 for a frame without weight."""
-    if target.shape[1] == 3:
+def _mean(error: Tensor, weight: Tensor | None) -> PerFrame:
+    """Mean over channels and pixels, weighted [B, 1, t, H, W] where there are weights; 0 for a frame without any."""
+    if weight is None:
         return error.mean(dim=(1, 3, 4))
-    weight = target[:, 3:4]
     return (error * weight).mean(dim=1).sum(dim=(2, 3)) / weight.sum(dim=(1, 3, 4)).clamp_min(1.0)
+
+
+def _weight(target: Tensor) -> Tensor | None:
+    return None if target.shape[1] == 3 else target[:, 3:4]
 
 
 def l1(prediction: Frames, target: Frames) -> PerFrame:
     """Mean absolute error."""
-    return _mean(_error(prediction, target).abs(), target)
+    return _mean(_error(prediction, target).abs(), _weight(target))
 
 
 def mse(prediction: Frames, target: Frames) -> PerFrame:
     """Mean squared error."""
-    return _mean(_error(prediction, target) ** 2, target)
+    return _mean(_error(prediction, target) ** 2, _weight(target))
 
 
 def charbonnier(prediction: Frames, target: Frames, epsilon: float = 1e-3) -> PerFrame:
-    """Smooth L1: √(error² + ε²) − ε."""
-    return _mean((_error(prediction, target) ** 2 + epsilon**2).sqrt() - epsilon, target)
+    """Smooth L1: √(error² + ε²) − ε (Charbonnier et al. 1994)."""
+    return _mean((_error(prediction, target) ** 2 + epsilon**2).sqrt() - epsilon, _weight(target))
 
 
 def robust_l1(prediction: Frames, target: Frames, threshold: float = 0.3) -> PerFrame:
     """L1 that leaves out pixels whose mean error exceeds `threshold`: people, cars, other exposures in the photo."""
     error = _error(prediction, target).abs()
     plausible = (error.detach().mean(dim=1, keepdim=True) <= threshold).to(error)
-    weight = plausible if target.shape[1] == 3 else plausible * target[:, 3:4]
-    return _mean(error, torch.cat([target[:, :3], weight], dim=1))
-
-
-def ssim_loss(prediction: Frames, target: Frames) -> PerFrame:
-    """1 − SSIM (Gaussian window 11, σ 1.5). Pixels without weight are taken from the target, and so are perfect."""
-    shown = prediction
-    if target.shape[1] == 4:
-        weight = target[:, 3:4]
-        shown = weight * prediction + (1 - weight) * target[:, :3]
-    b, _, t, h, w = prediction.shape
-    window = 11 if min(h, w) >= 11 else min(h, w) - 1 + min(h, w) % 2
-    flat = lambda x: x[:, :3].transpose(1, 2).reshape(b * t, 3, h, w) / 2 + 0.5  # noqa: E731
-    return (1 - ssim(flat(shown), flat(target), data_range=1.0, size_average=False, win_size=window)).reshape(b, t)
+    weight = _weight(target)
+    return _mean(error, plausible if weight is None else plausible * weight)
 
 
 def frame_difference(prediction: Frames, target: Frames) -> PerFrame:
-    """L1 between changes from one frame to the next; 0 for the first frame. Looks one frame back."""
-    change = lambda x: x[:, :, 1:] - x[:, :, :-1]  # noqa: E731
-    error = (change(prediction) - change(target[:, :3])).abs() / 2
-    values = error.mean(dim=(1, 3, 4))
-    return torch.cat([torch.zeros_like(values[:, :1]), values], dim=1)
+    """L1 between changes from one frame to the next; 0 for the first frame. Looks one frame back.
+
+    A pixel counts as much as its weight in both frames.
+    """
+    error = _error(prediction, target)
+    weight = _weight(target)
+    if weight is not None:
+        weight = weight[:, :, 1:] * weight[:, :, :-1]
+    values = _mean((error[:, :, 1:] - error[:, :, :-1]).abs(), weight)
+    return torch.cat([values.new_zeros(len(values), 1), values], dim=1)
 
 
 frame_difference.context_frames = 1
+
+
+def ssim_loss(prediction: Frames, target: Frames) -> PerFrame:
+    """1 − SSIM (Wang et al. 2004; Gaussian window 11, σ 1.5). Pixels without weight are taken from the target."""
+    return of_pictures(lambda x, y: 1 - structural_similarity(x, y), prediction, target)
+
+
+def structural_similarity(prediction: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
+    """SSIM of each pair of pictures in 0…1 (data range 1), over windows that lie wholly inside."""
+    shortest = min(prediction.shape[-2:])
+    window = min(SSIM_WINDOW, shortest - 1 + shortest % 2)
+    return ssim(prediction, target, data_range=1.0, size_average=False, win_size=window)
+
+
+def of_pictures(distance: Callable[[Tensor, Tensor], Tensor], prediction: Frames, target: Frames) -> PerFrame:
+    """A distance between pictures [n, 3, H, W] in 0…1 → [n] as a per-frame loss.
+
+    It sees full precision, whatever autocast is doing: variances and distances of features cancel in half
+    precision. Pixels are taken from the target as far as the weight leaves them out, and so are perfect there.
+    """
+    weight = _weight(target)
+    prediction, target = _full(prediction), _full(target[:, :3])
+    if weight is not None:
+        prediction = target + weight * (prediction - target)
+    b, _, t, h, w = prediction.shape
+    first, second = (x.transpose(1, 2).reshape(b * t, 3, h, w) / 2 + 0.5 for x in (prediction, target))
+    with torch.autocast(first.device.type, enabled=False):
+        return distance(first, second).reshape(b, t)
+
+
+def _full(frames: Tensor) -> Tensor:
+    return frames.to(torch.promote_types(frames.dtype, torch.float32))

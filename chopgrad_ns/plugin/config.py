@@ -13,6 +13,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
+from chopgrad_ns.data.open3d_import import lend_libusb
 from chopgrad_ns.distill.schedule import Schedule
 from chopgrad_ns.plugin import compat
 from chopgrad_ns.plugin.datamanager import SparseViewsDataManagerConfig
@@ -20,7 +21,9 @@ from chopgrad_ns.plugin.model import RefinedSplatConfig
 from chopgrad_ns.plugin.runs import RunFolderMixin
 from chopgrad_ns.plugin.trainer import RefineTrainer
 
+# `ns-render` and `ns-export` import or look for these before anything of ours: every ns-* command prepares them.
 compat.offer_bundled_ffmpeg()
+lend_libusb()
 
 ON_GPU = torch.cuda.is_available()
 

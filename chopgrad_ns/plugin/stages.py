@@ -136,22 +136,24 @@ class Stages:
 
     def pairs(self) -> list[Pair]:
         """k-fold pairs of the training views and pairs of sample worlds, made once."""
-        self.clock.enter("pairs")
-        pairs = []
-        fit = FitSettings(steps=self.settings.fold_steps)
-        marker = self.work / "pairs" / "complete.json"
-        if marker.exists():
-            pairs = [Pair.load(marker.parent / name) for name in json.loads(marker.read_text())["pairs"]]
-        elif self.settings.folds:
-            for pair in fold_pairs(self.views, self.settings.folds, fit, self.settings.references,
-                                   lambda name, step, steps: self._progress(name)(step, steps)):
-                pair.save(marker.parent / pair.name)
-                pairs.append(pair)
-            write_json(marker, {"pairs": [pair.name for pair in pairs]})
         from chopgrad_ns.sim.pairs import cached_sample_pairs
 
-        return pairs + cached_sample_pairs(self.settings.sample_worlds, fit, self.settings.references,
-                                           lambda name, step, steps: self._progress(name)(step, steps))
+        self.clock.enter("pairs")
+        fit = FitSettings(steps=self.settings.fold_steps)
+        marker = self.work / "pairs" / "complete.json"
+
+        def report(name: str, step: int, steps: int) -> None:
+            self._progress(name)(step, steps)
+
+        if not marker.exists():
+            names = []
+            for pair in fold_pairs(self.views, self.settings.folds, fit, self.settings.references, report):
+                pair.save(marker.parent / pair.name)
+                names.append(pair.name)
+            write_json(marker, {"pairs": names})
+        # From disk also when they were made just now: they are rounded there, and an interruption must not show.
+        pairs = [Pair.load(marker.parent / name) for name in json.loads(marker.read_text())["pairs"]]
+        return pairs + cached_sample_pairs(self.settings.sample_worlds, fit, self.settings.references, report)
 
     def _progress(self, name: str) -> Callable[[int, int], None]:
         """Report every tenth of a stage, and let the viewer draw between steps."""

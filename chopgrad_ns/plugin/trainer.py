@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from chopgrad_ns.errors import UserError
@@ -45,6 +46,8 @@ class RefineTrainer(Trainer):
         # nerfstudio counts iterations from where a checkpoint left off; here the total is fixed by the schedule.
         self.config.max_num_iterations = max(self.schedule.total_steps - self._start_step, 0)
         self.step = max(self._start_step - 1, 0)
+        # nerfstudio's log asks for it at the end, even where a run taken up has nothing left to train.
+        writer.GLOBAL_BUFFER["step"] = self.step
         try:
             super().train()
         except UserError as error:

@@ -1,6 +1,7 @@
 """Single-step video refiners: loading, refining, fine-tuning with pixel losses."""
 
-from chopgrad_ns.refiner.finetune import FinetuneSettings, finetune
+from chopgrad_ns.refiner.finetune import finetune
 from chopgrad_ns.refiner.refiner import Refiner
+from chopgrad_ns.refiner.settings import FinetuneSettings
 
 __all__ = ["FinetuneSettings", "Refiner", "finetune"]

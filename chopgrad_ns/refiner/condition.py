@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class ConditionEncoder(nn.Module):
     """Per-frame features at full, half and quarter resolution.
 
-    References are a set: each goes through the same layers, and mean and maximum over them go on, so any number (none
-    included) in any order will do. Frames are kept apart; time is the causal decoder's business.
+    References are a set: each goes through the same layers, and mean and maximum over them go on, so any
+    number (none included) in any order will do. Frames are kept apart; time is the causal decoder's business.
     """
 
     def __init__(self, channels: list[int]):
@@ -25,9 +25,13 @@ class ConditionEncoder(nn.Module):
         self.to_low = nn.Sequential(nn.Conv2d(half, low, 3, stride=2, padding=1), nn.SiLU(),
                                  nn.Conv2d(low, low, 3, padding=1), nn.SiLU())
 
-    def forward(self, render: Float[Tensor, "n 3 h w"], alpha: Float[Tensor, "n 1 h w"], nearness: Float[Tensor, "n 1 h w"],
-                residuals: Float[Tensor, "n r 3 h w"], masks: Float[Tensor, "n r 1 h w"]) -> list[Tensor]:
-        """Features [n, c, h/s, w/s] for s = 1, 2, 4. `residuals` are masked differences warped photo − render, in −1…1."""
+    def forward(self, render: Float[Tensor, "n 3 h w"], alpha: Float[Tensor, "n 1 h w"],
+                nearness: Float[Tensor, "n 1 h w"], residuals: Float[Tensor, "n r 3 h w"],
+                masks: Float[Tensor, "n r 1 h w"]) -> list[Tensor]:
+        """Features [n, c, h/s, w/s] for s = 1, 2, 4.
+
+        Pictures are in 0…1; `residuals` are masked differences warped photo − render, in −1…1.
+        """
         base = torch.cat([render, alpha, nearness], dim=1)
         x = F.silu(self.base(base))
         count = residuals.shape[1]

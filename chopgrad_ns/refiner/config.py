@@ -13,13 +13,15 @@ TASKS = ("artifact-removal",)
 
 
 def _tiny_vae() -> dict:
-    return {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 8, "dim_mult": [1, 2, 4], "num_res_blocks": 1, "attn_scales": [],
-            "temperal_downsample": [True, True], "latents_mean": [0.0] * 8, "latents_std": [1.0] * 8, "out_channels": 8}
+    return {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 8, "dim_mult": [1, 2, 4], "num_res_blocks": 1,
+            "attn_scales": [], "temperal_downsample": [True, True], "latents_mean": [0.0] * 8,
+            "latents_std": [1.0] * 8, "out_channels": 8}
 
 
 def _tiny_transformer() -> dict:
     return {"patch_size": [1, 2, 2], "num_attention_heads": 4, "attention_head_dim": 24, "in_channels": 16,
-            "out_channels": 8, "text_dim": 16, "freq_dim": 32, "ffn_dim": 256, "num_layers": 2, "rope_max_seq_len": 256}
+            "out_channels": 8, "text_dim": 16, "freq_dim": 32, "ffn_dim": 256, "num_layers": 2,
+            "rope_max_seq_len": 256}
 
 
 @dataclass
@@ -28,7 +30,7 @@ class RefinerConfig:
 
     task: str = "artifact-removal"
     vae: dict = field(default_factory=_tiny_vae)
-    """of AutoencoderKLWan; its first three output channels are a colour correction, the others feed the head"""
+    """of AutoencoderKLWan; its first three output channels are a colour correction, all feed the head"""
     transformer: dict = field(default_factory=_tiny_transformer)
     """of WanTransformer3DModel; takes latents and as many channels of conditioning"""
     condition_channels: list[int] = field(default_factory=lambda: [12, 24, 32])
@@ -65,4 +67,5 @@ class RefinerConfig:
                 raise ValueError("it was written by another version")
             return cls(**content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} does not describe a refiner ({error}); give a folder that chopgrad finetune wrote.") from error
+            raise UserError(f"{path} does not describe a refiner ({error}); give a folder that chopgrad "
+                            "finetune wrote.") from error

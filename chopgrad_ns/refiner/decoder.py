@@ -14,9 +14,10 @@ LARGEST_CORRECTION = 0.5
 
 
 class BlendHead(nn.Module):
-    """render + alpha · (½·tanh(delta) + Σ_k σ(w_k − 1.5) · mask_k · (warp_k − render)), weights of photos at most 1 in sum.
+    """render + alpha · (½·tanh(delta) + Σ_k σ(w_k − 1.5) · mask_k · (warp_k − render)).
 
-    Last layers start at zero: an untrained head adds no correction of its own and moves a little towards the photos.
+    Weights of photos are at most 1 in sum. Last layers start at zero: an untrained head adds no correction of
+    its own and moves a little towards the photos.
     """
 
     def __init__(self, decoded: int, features: int, hidden: int = 16):
@@ -30,15 +31,17 @@ class BlendHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, decoded: Float[Tensor, "n d h w"], features: Float[Tensor, "n c h w"],
-                render: Float[Tensor, "n 3 h w"], alpha: Float[Tensor, "n 1 h w"], residuals: Float[Tensor, "n r 3 h w"],
+                render: Float[Tensor, "n 3 h w"], alpha: Float[Tensor, "n 1 h w"],
+                residuals: Float[Tensor, "n r 3 h w"],
                 masks: Float[Tensor, "n r 1 h w"]) -> Float[Tensor, "n 3 h w"]:
         """Refined frames in about 0…1 (not clamped). `residuals` are masked: mask_k · (warp_k − render)."""
         x = F.silu(self.mix(torch.cat([decoded, features], dim=1)))
         change = LARGEST_CORRECTION * torch.tanh(self.delta(x) + decoded[:, :3])
         count = residuals.shape[1]
         if count:
-            each = torch.cat([x[:, None].expand(-1, count, -1, -1, -1), residuals, masks], dim=2).flatten(0, 1)
-            weight = torch.sigmoid(self.weight(F.silu(self.photo(each))) - BLEND_BIAS).unflatten(0, (-1, count))
+            each = torch.cat([x[:, None].expand(-1, count, -1, -1, -1), residuals, masks], dim=2)
+            logits = self.weight(F.silu(self.photo(each.flatten(0, 1)))).unflatten(0, (-1, count))
+            weight = torch.sigmoid(logits - BLEND_BIAS)
             total = (weight * masks).sum(dim=1).clamp_min(1)
             change = change + (weight * residuals).sum(dim=1) / total
         return render + alpha * change
@@ -47,8 +50,8 @@ class BlendHead(nn.Module):
 class RefinerDecoder(CausalDecoder):
     """The VAE's causal decoder followed by the head, group by group; the head looks at one frame at a time.
 
-    Side inputs of a group: features for the VAE's blocks under their names, and under "head.*" the head's inputs, each
-    [B, t, …] for the group's t frames. Frames come out in −1…1.
+    Side inputs of a group: features for the VAE's blocks under their names, and under "head.*" the head's
+    inputs, each [B, t, …] for the group's t frames. Frames come out in −1…1.
     """
 
     HEAD = ("features", "render", "alpha", "residuals", "masks")

@@ -17,7 +17,8 @@ from chopgrad_ns.refiner.decoder import BlendHead, RefinerDecoder
 class Batch:
     """B clips of T = 4k + 1 frames at a padded size; pictures in 0…1.
 
-    `render` [B, T, 3, H, W]; `alpha`, `nearness` [B, T, 1, H, W]; `references` [B, T, R, 3, H, W]; `masks` [B, T, R, 1, H, W].
+    `render` [B, T, 3, H, W]; `alpha`, `nearness` [B, T, 1, H, W]; `references` [B, T, R, 3, H, W]; `masks`
+    [B, T, R, 1, H, W].
     """
 
     render: Float[Tensor, "b t 3 h w"]
@@ -35,17 +36,18 @@ class Batch:
 class RefinerModel(nn.Module):
     """Encoder → one transformer step → causal decoder with skips and a bounded head.
 
-    The latent z of the degraded clip stands for the noisy sample at a fixed timestep; with flow matching's velocity v,
-    x0 = z − σ·v in one step. Conditioning enters the transformer beside z and the decoder's blocks through convolutions
-    that start at zero, and so do the last layers of transformer and decoder: an untrained refiner changes nothing but
-    for the head's slight blend towards the photos.
+    The latent z of the degraded clip stands for the noisy sample at a fixed timestep; with flow matching's
+    velocity v, x0 = z − σ·v in one step. Conditioning enters the transformer beside z, and the decoder's
+    blocks, through convolutions that start at zero. So do the last layers of transformer and decoder: an untrained
+    refiner changes nothing but for the head's slight blend towards the photos.
     """
 
     def __init__(self, config: RefinerConfig):
         super().__init__()
         self.config = config
         self.vae = AutoencoderKLWan(**config.vae)
-        self.transformer = WanTransformer3DModel(**{**config.transformer, "patch_size": tuple(config.transformer["patch_size"])})
+        patch_size = tuple(config.transformer["patch_size"])
+        self.transformer = WanTransformer3DModel(**{**config.transformer, "patch_size": patch_size})
         full, half, low = config.condition_channels
         self.condition = ConditionEncoder(config.condition_channels)
         self.to_transformer = nn.Conv3d(low, config.vae["z_dim"], 1)
@@ -54,18 +56,21 @@ class RefinerModel(nn.Module):
         widths = _block_widths(self.vae)
         # Which features, pooled to which rate in time, meet which block of the decoder.
         self.plan = {"mid_block": (2, 4), "up_blocks.0": (1, 2), "up_blocks.1": (0, 1)}
-        self.skips = nn.ModuleDict({name.replace(".", "_"): nn.Conv3d((full, half, low)[level], widths[name], 1)
-                                    for name, (level, _) in self.plan.items()})
-        for layer in [*self.skips.values(), self.to_transformer, self.transformer.proj_out, self.vae.decoder.conv_out]:
+        self.skips = nn.ModuleDict({
+            name.replace(".", "_"): nn.Conv3d((full, half, low)[level], widths[name], 1)
+            for name, (level, _) in self.plan.items()})
+        last = (self.to_transformer, self.transformer.proj_out, self.vae.decoder.conv_out)
+        for layer in [*self.skips.values(), *last]:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.register_buffer("prompt", torch.zeros(config.prompt_tokens, config.transformer["text_dim"]))
 
     def latents_and_side(self, batch: Batch) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Refined latents [B, z, Tz, H/4, W/4] in the decoder's space, and what each group is given beside them."""
+        """Refined latents [B, z, Tz, H/4, W/4] in the decoder's space, and what groups get beside them."""
         features = self._features(batch)
         z = self.vae.encode(2 * batch.render.transpose(1, 2) - 1).latent_dist.mode()
-        mean, std = (z.new_tensor(self.config.vae[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+        mean, std = (z.new_tensor(self.config.vae[name]).view(1, -1, 1, 1, 1)
+                     for name in ("latents_mean", "latents_std"))
         z = (z - mean) / std
         condition = self.to_transformer(pool_time(features[2], self.config.temporal_factor))
         timestep = torch.full((len(z),), self.config.timestep, device=z.device)
@@ -93,14 +98,14 @@ class RefinerModel(nn.Module):
         for name, (level, frames_each) in self.plan.items():
             layer = self.skips[name.replace(".", "_")]
             pooled[name] = layer(pool_time(features[level], frames_each))
-        head = {"features": features[0], "render": batch.render, "alpha": batch.alpha, "residuals": batch.residuals,
-                "masks": batch.masks}
+        head = {"features": features[0], "render": batch.render, "alpha": batch.alpha,
+                "residuals": batch.residuals, "masks": batch.masks}
         sides = []
         for group in self.decoder.groups(num_latent_frames):
             frames = self.decoder.frames_of(group)
             side = {f"head.{name}": value[:, frames] for name, value in head.items()}
             for name, (_, frames_each) in self.plan.items():
-                # Step 0 is the first frame alone, step s > 0 pools `frames_each` frames that end at s · frames_each.
+                # Step 0 is the first frame; step s > 0 pools those that end at s · frames_each.
                 steps = slice(-(-frames.start // frames_each), (frames.stop - 1) // frames_each + 1)
                 side[name] = pooled[name][:, :, steps]
             sides.append(side)
@@ -110,9 +115,13 @@ class RefinerModel(nn.Module):
 def _block_widths(vae: AutoencoderKLWan) -> dict[str, int]:
     """Channels that the decoder's blocks put out, found by decoding one latent."""
     widths: dict[str, int] = {}
-    blocks = {"mid_block": vae.decoder.mid_block, **{f"up_blocks.{i}": block for i, block in enumerate(vae.decoder.up_blocks)}}
-    handles = [block.register_forward_hook(lambda _m, _i, output, name=name: widths.__setitem__(name, output.shape[1]))
-               for name, block in blocks.items()]
+    blocks = {f"up_blocks.{i}": block for i, block in enumerate(vae.decoder.up_blocks)}
+    blocks["mid_block"] = vae.decoder.mid_block
+
+    def note(name: str):
+        return lambda _module, _inputs, output: widths.__setitem__(name, output.shape[1])
+
+    handles = [block.register_forward_hook(note(name)) for name, block in blocks.items()]
     with torch.no_grad():
         vae.decode(torch.zeros(1, vae.config.z_dim, 1, 2, 2))
     for handle in handles:

@@ -11,7 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cameras:
-    """T cameras. `camera_from_world` [T, 4, 4]; `K` [T, 3, 3] in pixels, pixel (row i, column j) centred at (j+½, i+½)."""
+    """T cameras: `camera_from_world` [T, 4, 4]; `K` [T, 3, 3] in pixels, pixel (i, j) centred at (j+½, i+½).
+
+    Raises ValueError for other shapes.
+    """
 
     camera_from_world: Float[Tensor, "t 4 4"]
     K: Float[Tensor, "t 3 3"]
@@ -21,8 +24,8 @@ class Cameras:
     def __post_init__(self) -> None:
         count = len(self.camera_from_world)
         if self.camera_from_world.shape != (count, 4, 4) or self.K.shape != (count, 3, 3):
-            raise ValueError(f"camera_from_world {tuple(self.camera_from_world.shape)} and K {tuple(self.K.shape)} must be "
-                             "[T, 4, 4] and [T, 3, 3]")
+            shapes = f"{tuple(self.camera_from_world.shape)} and {tuple(self.K.shape)}"
+            raise ValueError(f"camera_from_world and K must be [T, 4, 4] and [T, 3, 3], not {shapes}")
 
     def __len__(self) -> int:
         return len(self.K)
@@ -35,7 +38,8 @@ class Cameras:
 
     def to(self, *args, **kwargs) -> Cameras:
         """Move or cast, as `Tensor.to`."""
-        return Cameras(self.camera_from_world.to(*args, **kwargs), self.K.to(*args, **kwargs), self.width, self.height)
+        moved = self.camera_from_world.to(*args, **kwargs), self.K.to(*args, **kwargs)
+        return Cameras(*moved, self.width, self.height)
 
     @property
     def world_from_camera(self) -> Float[Tensor, "t 4 4"]:
@@ -63,12 +67,12 @@ class Cameras:
         sizes = {(part.width, part.height) for part in parts}
         if len(sizes) != 1:
             raise ValueError(f"cameras of different sizes cannot be joined: {sorted(sizes)}")
-        return Cameras(torch.cat([part.camera_from_world for part in parts]), torch.cat([part.K for part in parts]),
-                       parts[0].width, parts[0].height)
+        poses, K = torch.cat([part.camera_from_world for part in parts]), torch.cat([part.K for part in parts])
+        return Cameras(poses, K, parts[0].width, parts[0].height)
 
     @staticmethod
     def from_opengl(c2w: Float[Tensor, "t _ 4"], fx, fy, cx, cy, width: int, height: int) -> Cameras:
-        """From poses in OpenGL axes (x right, y up, z backward), [T, 3, 4] or [T, 4, 4]; intrinsics [T] or numbers."""
+        """From poses in OpenGL axes (x right, y up, z back), [T, 3|4, 4]; intrinsics [T] or numbers."""
         count = len(c2w)
         world_from_camera = torch.eye(4, dtype=c2w.dtype, device=c2w.device).repeat(count, 1, 1)
         world_from_camera[:, :3] = c2w[:, :3] * c2w.new_tensor([1.0, -1.0, -1.0, 1.0])

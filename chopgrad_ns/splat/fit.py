@@ -36,11 +36,13 @@ class FitSettings:
     """of view order and backgrounds"""
 
 
-LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
+LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3,
+                  "shN": 2.5e-3 / 20}
 
 
-def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"],
-        settings: FitSettings | None = None, progress: Callable[[int, int], None] | None = None) -> Gaussians:
+def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor, "p 3"],
+        colors: Float[Tensor, "p 3"], settings: FitSettings | None = None,
+        progress: Callable[[int, int], None] | None = None) -> Gaussians:
     """Gaussians that reproduce `images` (0…1) at `cameras`, started from coloured points (0…1).
 
     Deterministic on the CPU for given inputs and seed. Raises UserError without views or finite points.
@@ -48,10 +50,10 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
     settings = settings or FitSettings()
     start = Gaussians.from_points(points, colors, settings.sh_degree)
     if not len(images) or not len(start):
-        raise UserError(f"A splat cannot be fitted to {len(images)} views and {len(start)} points; give some of both.")
-    device = images.device
-    params, optimizers, decay = _prepare(start.to(device), settings, _extent(cameras))
-    strategy = _strategy(settings, len(images))
+        raise UserError(f"No splat can be fitted to {len(images)} views and {len(start)} points; give both.")
+    cameras = cameras.to(images.device)
+    params, optimizers, decay = _prepare(start.to(images.device), settings, _extent(cameras))
+    strategy = _strategy(settings)
     state = strategy.initialize_state(scene_scale=_extent(cameras))
     draw = random.Random(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -67,30 +69,46 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             decay.step()
-            if len(params["means"]) < settings.max_gaussians:
-                strategy.step_post_backward(params, optimizers, state, step, meta, packed=False)
+            strategy.step_post_backward(params, optimizers, state, step, meta, packed=False)
             if progress is not None:
                 progress(step + 1, settings.steps)
     return _result(params)
 
 
 def _prepare(start: Gaussians, settings: FitSettings, extent: float):
-    params = torch.nn.ParameterDict({
-        "means": start.means, "scales": start.log_scales, "quats": start.quats, "opacities": start.opacity_logits,
-        "sh0": start.sh[:, :1], "shN": start.sh[:, 1:]})
-    params = torch.nn.ParameterDict({name: torch.nn.Parameter(value.clone()) for name, value in params.items()})
+    values = {"means": start.means, "scales": start.log_scales, "quats": start.quats,
+              "opacities": start.opacity_logits, "sh0": start.sh[:, :1], "shN": start.sh[:, 1:]}
+    params = torch.nn.ParameterDict({name: torch.nn.Parameter(value.clone()) for name, value in values.items()})
     rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * extent}
     optimizers = {name: torch.optim.Adam([params[name]], lr=rates[name], eps=1e-15) for name in params}
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizers["means"], gamma=0.1 ** (1 / settings.steps))
     return params, optimizers, decay
 
 
-def _strategy(settings: FitSettings, views: int) -> DefaultStrategy:
-    """3DGS's densification with its schedule shrunk to the run: from a fifth to three quarters of the steps."""
-    every = max(settings.steps // 12, 50)
-    return DefaultStrategy(prune_opa=0.05, grow_grad2d=settings.grow_gradient, refine_start_iter=settings.steps // 5,
-                           refine_stop_iter=settings.steps * 3 // 4, refine_every=every, reset_every=10 * settings.steps,
-                           absgrad=True)
+@dataclass
+class _CappedStrategy(DefaultStrategy):
+    """3DGS's densification up to a number of Gaussians; the steepest gradients are served first."""
+
+    max_gaussians: int = 0
+
+    def _grow_gs(self, params, optimizers, state, step):
+        gradient = state["grad2d"] / state["count"].clamp_min(1)
+        room, usual = self.max_gaussians - len(gradient), self.grow_grad2d
+        if room <= 0:
+            return 0, 0
+        if room < len(gradient):
+            self.grow_grad2d = max(usual, float(gradient.kthvalue(len(gradient) - room).values))
+        grown = super()._grow_gs(params, optimizers, state, step)
+        self.grow_grad2d = usual
+        return grown
+
+
+def _strategy(settings: FitSettings) -> DefaultStrategy:
+    """Densification on a schedule shrunk to the run: from a fifth to three quarters of the steps, no resets."""
+    return _CappedStrategy(
+        prune_opa=0.05, grow_grad2d=settings.grow_gradient, refine_start_iter=settings.steps // 5,
+        refine_stop_iter=settings.steps * 3 // 4, refine_every=max(settings.steps // 12, 50),
+        reset_every=10 * settings.steps, absgrad=True, max_gaussians=settings.max_gaussians)
 
 
 def _loss(params, image, camera, step, settings, generator):
@@ -120,7 +138,7 @@ def _extent(cameras: Cameras) -> float:
 
 
 class _reproducible:
-    """gsplat's splitting draws from torch's global generator; seed it here and give the caller's state back."""
+    """gsplat's splitting draws from torch's global generator: seed it, and give the caller's state back."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -135,7 +153,7 @@ class _reproducible:
 
 def _result(params) -> Gaussians:
     p = {name: value.detach() for name, value in params.items()}
-    splat = Gaussians(p["means"], p["scales"], p["quats"], p["opacities"], torch.cat([p["sh0"], p["shN"]], dim=1))
-    whole = torch.isfinite(torch.cat([splat.means, splat.log_scales, splat.quats, splat.opacity_logits[:, None]], 1)).all(1)
-    return Gaussians(splat.means[whole], splat.log_scales[whole], splat.quats[whole], splat.opacity_logits[whole],
-                     splat.sh[whole])
+    geometry = torch.cat([p["means"], p["scales"], p["quats"], p["opacities"][:, None]], dim=1)
+    whole = torch.isfinite(geometry).all(dim=1)
+    sh = torch.cat([p["sh0"], p["shN"]], dim=1)
+    return Gaussians(*(p[name][whole] for name in ("means", "scales", "quats", "opacities")), sh[whole])

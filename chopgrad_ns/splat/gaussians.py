@@ -21,8 +21,9 @@ SH_C0 = 0.28209479177387814
 class Gaussians:
     """N Gaussians.
 
-    `means` [N, 3] in world units; `log_scales` [N, 3], natural logarithm of the standard deviations; `quats` [N, 4]
-    rotations wxyz, not necessarily normalised; `opacity_logits` [N]; `sh` [N, K, 3] colour coefficients, K = (degree+1)².
+    `means` [N, 3] in world units; `log_scales` [N, 3], natural logarithm of the standard deviations; `quats`
+    [N, 4] rotations wxyz, not necessarily normalised; `opacity_logits` [N]; `sh` [N, K, 3] colour coefficients,
+    K = (degree+1)². Raises ValueError for other shapes.
     """
 
     means: Float[Tensor, "n 3"]
@@ -33,8 +34,8 @@ class Gaussians:
 
     def __post_init__(self) -> None:
         count, bands = len(self.means), self.sh.shape[1]
-        expected = {"means": (count, 3), "log_scales": (count, 3), "quats": (count, 4), "opacity_logits": (count,),
-                    "sh": (count, bands, 3)}
+        expected = {"means": (count, 3), "log_scales": (count, 3), "quats": (count, 4),
+                    "opacity_logits": (count,), "sh": (count, bands, 3)}
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, not {shape}")
@@ -63,26 +64,29 @@ class Gaussians:
 
     @staticmethod
     def from_points(xyz: Float[Tensor, "n 3"], rgb: Float[Tensor, "n 3"], sh_degree: int = 3) -> Gaussians:
-        """Round, faint Gaussians at points: as wide as the mean distance to the three nearest others, opacity 0.1.
+        """Round Gaussians of opacity 0.1 at points, as wide as the mean distance to the three nearest others.
 
-        `rgb` in 0…1. Points that are not finite are left out.
+        `rgb` in 0…1. Points that are not finite are left out; coinciding points get 1 % of the median width.
         """
         finite = torch.isfinite(xyz).all(dim=1)
         xyz, rgb = xyz[finite].float(), rgb[finite].float()
         count = len(xyz)
-        quats = torch.zeros(count, 4)
+        quats = xyz.new_zeros(count, 4)
         quats[:, 0] = 1
-        sh = torch.zeros(count, (sh_degree + 1) ** 2, 3)
+        sh = xyz.new_zeros(count, (sh_degree + 1) ** 2, 3)
         sh[:, 0] = (rgb - 0.5) / SH_C0
-        scales = _neighbour_distance(xyz).clamp_min(1e-7).log()[:, None].repeat(1, 3)
-        return Gaussians(xyz.clone(), scales, quats, torch.full((count,), 0.1).logit(), sh)
+        distance = _neighbour_distance(xyz)
+        if count:
+            distance = distance.clamp_min(max(0.01 * float(distance.median()), 1e-7))
+        scales = distance.log()[:, None].repeat(1, 3)
+        return Gaussians(xyz.clone(), scales, quats, xyz.new_full((count,), 0.1).logit(), sh)
 
     def save_ply(self, path: Path) -> None:
-        """Write a binary 3DGS PLY (the attribute layout of INRIA's code, as `ns-export` writes it), atomically."""
+        """Write a binary 3DGS PLY (attributes as INRIA's code and `ns-export` lay them out), atomically."""
         names = _attribute_names(self.sh.shape[1])
         rest = self.sh[:, 1:].transpose(1, 2).flatten(1)  # channel-major in the file
-        columns = torch.cat([self.means, torch.zeros_like(self.means), self.sh[:, 0], rest, self.opacity_logits[:, None],
-                             self.log_scales, self.quats], dim=1)
+        columns = torch.cat([self.means, torch.zeros_like(self.means), self.sh[:, 0], rest,
+                             self.opacity_logits[:, None], self.log_scales, self.quats], dim=1)
         header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(self)}",
                   *(f"property float {name}" for name in names), "end_header"]
         path = Path(path)
@@ -95,14 +99,15 @@ class Gaussians:
 
     @staticmethod
     def load_ply(path: Path) -> Gaussians:
-        """Read a 3DGS PLY of any SH degree. Raises UserError where the file is not one."""
+        """Read a 3DGS PLY of SH degree 0…3. Raises UserError where the file is not one."""
         table = _read_vertices(Path(path))
         rest = sum(name.startswith("f_rest_") for name in table)
         bands = rest // 3 + 1
         missing = [name for name in _attribute_names(bands) if name not in table and name[0] != "n"]
-        if missing or rest % 3 or round(bands ** 0.5) ** 2 != bands:
-            raise UserError(f"{path} is a PLY but not a splat ({', '.join(missing[:3]) or f'{rest} f_rest attributes'}); give "
-                            "a PLY with 3DGS attributes, such as ns-export gaussian-splat writes.")
+        if missing or rest not in (0, 9, 24, 45):
+            fault = f"no {', '.join(missing[:3])}" if missing else f"{rest} f_rest attributes"
+            raise UserError(f"{path} is a PLY but not a splat ({fault}); give a PLY with 3DGS attributes, such "
+                            "as ns-export gaussian-splat writes.")
 
         def columns(*names: str) -> Tensor:
             return torch.from_numpy(np.stack([table[name].astype(np.float32) for name in names], axis=1))
@@ -111,8 +116,9 @@ class Gaussians:
         if rest:
             tail = columns(*(f"f_rest_{i}" for i in range(rest)))
             sh = torch.cat([sh, tail.view(len(tail), 3, bands - 1).transpose(1, 2)], dim=1)
-        return Gaussians(columns("x", "y", "z"), columns("scale_0", "scale_1", "scale_2"),
-                         columns("rot_0", "rot_1", "rot_2", "rot_3"), columns("opacity")[:, 0], sh.contiguous())
+        quats = columns("rot_0", "rot_1", "rot_2", "rot_3")
+        return Gaussians(columns("x", "y", "z"), columns("scale_0", "scale_1", "scale_2"), quats,
+                         columns("opacity")[:, 0], sh.contiguous())
 
 
 def _attribute_names(bands: int) -> list[str]:
@@ -121,8 +127,8 @@ def _attribute_names(bands: int) -> list[str]:
             *(f"rot_{i}" for i in range(4))]
 
 
-_PLY_TYPES = {"float": "<f4", "float32": "<f4", "double": "<f8", "uchar": "u1", "uint8": "u1", "int": "<i4", "uint": "<u4",
-              "short": "<i2", "ushort": "<u2", "char": "i1"}
+_PLY_TYPES = {"float": "<f4", "float32": "<f4", "double": "<f8", "uchar": "u1", "uint8": "u1", "int": "<i4",
+              "uint": "<u4", "short": "<i2", "ushort": "<u2", "char": "i1"}
 
 
 def _read_vertices(path: Path) -> dict[str, np.ndarray]:
@@ -130,7 +136,7 @@ def _read_vertices(path: Path) -> dict[str, np.ndarray]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"The splat {path} cannot be read ({error.strerror}); give an existing PLY file.") from error
+        raise UserError(f"Splat {path} cannot be read ({error.strerror}); give a PLY file.") from error
     head, found, body = content.partition(b"end_header\n")
     lines = head.decode("ascii", "replace").split("\n")
     if lines[0].strip() != "ply" or not found or "format binary_little_endian 1.0" not in lines:
@@ -140,11 +146,13 @@ def _read_vertices(path: Path) -> dict[str, np.ndarray]:
     try:
         count = int(elements[0][2])
         layout = np.dtype([(entry[2], _PLY_TYPES[entry[1]]) for entry in properties])
+        if count < 0 or not layout.itemsize:
+            raise ValueError
     except (IndexError, KeyError, ValueError) as error:
-        raise UserError(f"The header of {path} cannot be understood; export the splat as a 3DGS PLY.") from error
+        raise UserError(f"The header of {path} makes no sense; export the splat as a 3DGS PLY.") from error
     if elements[0][1] != "vertex" or len(elements) > 1 or len(body) < count * layout.itemsize:
-        raise UserError(f"{path} is cut short or is not a splat; {count} vertices of {layout.itemsize} bytes were announced, so "
-                        "export it again.")
+        raise UserError(f"{path} is cut short or holds more than vertices ({count} of {layout.itemsize} bytes "
+                        "were announced); export the splat again, uncompressed.")
     table = np.frombuffer(body, layout, count)
     return {name: table[name] for name in layout.names}
 
@@ -152,9 +160,9 @@ def _read_vertices(path: Path) -> dict[str, np.ndarray]:
 def _neighbour_distance(xyz: Float[Tensor, "n 3"], neighbours: int = 3) -> Float[Tensor, "n"]:
     """Mean distance to the nearest other points."""
     if len(xyz) <= 1:
-        return torch.full((len(xyz),), 0.01)
+        return xyz.new_full((len(xyz),), 0.01)
     from scipy.spatial import cKDTree
 
     points = xyz.cpu().numpy()
     distances, _ = cKDTree(points).query(points, k=min(neighbours + 1, len(points)))
-    return torch.from_numpy(distances[:, 1:].mean(axis=1).astype(np.float32))
+    return torch.from_numpy(distances[:, 1:].mean(axis=1)).to(xyz)

@@ -1,7 +1,7 @@
-"""One way to draw Gaussians: gsplat on CUDA, our own kernel on the CPU, plain torch where there is no compiler.
+"""One way to draw Gaussians: gsplat on CUDA, our own kernel on the CPU, plain torch where no compiler is.
 
-All three follow gsplat's conventions: 0.3 px² of blur, alpha below 1/255 ignored and capped at 0.999, a pixel finished
-when its transmittance would fall to 1e-4, boxes of three standard deviations on tiles of 16 pixels.
+All three follow gsplat's conventions: 0.3 px² of blur, alpha below 1/255 ignored and capped at 0.999, a pixel
+finished when its transmittance would fall to 1e-4, boxes of three standard deviations on tiles of 16 pixels.
 """
 
 from typing import Literal
@@ -29,11 +29,13 @@ def choose_backend(means: Tensor, backend: Backend = "auto") -> str:
 
 def rasterize(
     means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Float[Tensor, "n 3"],
-    opacities: Float[Tensor, "n"], colors: Tensor, viewmats: Float[Tensor, "c 4 4"], Ks: Float[Tensor, "c 3 3"],
-    width: int, height: int, *, near_plane: float = 0.01, far_plane: float = 1e10, radius_clip: float = 0.0,
-    eps2d: float = 0.3, sh_degree: int | None = None, packed: bool = False, tile_size: int = 16,
-    backgrounds: Float[Tensor, "c x"] | None = None, render_mode: RenderMode = "RGB", sparse_grad: bool = False,
-    absgrad: bool = False, rasterize_mode: Literal["classic", "antialiased"] = "classic", backend: Backend = "auto",
+    opacities: Float[Tensor, "n"], colors: Tensor, viewmats: Float[Tensor, "c 4 4"],
+    Ks: Float[Tensor, "c 3 3"], width: int, height: int, *, near_plane: float = 0.01, far_plane: float = 1e10,
+    radius_clip: float = 0.0, eps2d: float = 0.3, sh_degree: int | None = None, packed: bool = False,
+    tile_size: int = 16,
+    backgrounds: Float[Tensor, "c x"] | None = None, render_mode: RenderMode = "RGB",
+    sparse_grad: bool = False, absgrad: bool = False,
+    rasterize_mode: Literal["classic", "antialiased"] = "classic", backend: Backend = "auto",
 ) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict]:
     """Draw N Gaussians into C cameras; signature and results are those of `gsplat.rasterization`.
 
@@ -41,37 +43,40 @@ def rasterize(
         quats: wxyz, any length.
         scales: standard deviations, not their logarithms.
         opacities: 0…1.
-        colors: [N, X] or [C, N, X], or spherical harmonics [N, K, 3] when `sh_degree` is given.
+        colors: [N, X] or [C, N, X], or with `sh_degree` (0…3) spherical harmonics [N, K, 3] or [C, N, K, 3].
         viewmats: camera_from_world, OpenCV axes.
-        packed, sparse_grad, tile_size: passed to gsplat; the CPU backends compute densely on tiles of 16, with the
-            same results.
+        packed, sparse_grad, tile_size: passed to gsplat; the CPU backends compute densely on tiles of 16, with
+            the same results.
 
     Returns:
-        image (colour, then depth, as `render_mode` says; "D" is Σ weight·depth, "ED" that divided by alpha), alpha, and
-        `meta`: `means2d` [C, N, 2] (on which `retain_grad` works, with `.absgrad` after a backward pass if asked for),
-        `radii` [C, N] (0 where not drawn), `depths`, `conics`, `opacities`, `width`, `height`, `n_cameras`,
-        `gaussian_ids`, `camera_ids`.
+        image (colour, then depth, as `render_mode` says; "D" is Σ weight·depth, "ED" that divided by alpha),
+        alpha, and `meta`: `means2d` [C, N, 2] (on which `retain_grad` works, with `.absgrad` after a backward
+        pass if asked for), `radii` [C, N] (0 where not drawn), `depths`, `conics`, `opacities`, `width`,
+        `height`, `n_cameras`, `gaussian_ids`, `camera_ids`.
 
     Raises:
-        ValueError: for an unknown mode or backend, or more SH degrees than coefficients.
+        ValueError: for an unknown mode or backend, or an SH degree above 3 or above what `colors` holds.
     """
     if render_mode not in ("RGB", "D", "ED", "RGB+D", "RGB+ED"):
         raise ValueError(f"render_mode {render_mode!r} is not one of RGB, D, ED, RGB+D, RGB+ED")
+    if sh_degree is not None and not 0 <= sh_degree <= 3:
+        raise ValueError(f"sh_degree {sh_degree} is not one of 0, 1, 2, 3")
     if sh_degree is not None and (sh_degree + 1) ** 2 > colors.shape[-2]:
-        raise ValueError(f"sh_degree {sh_degree} needs {(sh_degree + 1) ** 2} coefficients, there are {colors.shape[-2]}")
+        needed = (sh_degree + 1) ** 2
+        raise ValueError(f"sh_degree {sh_degree} needs {needed} coefficients, not {colors.shape[-2]}")
     chosen = choose_backend(means, backend)
     if chosen == "gsplat":
-        return _with_gsplat(means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane=near_plane,
-                            far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree, packed=packed,
-                            tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode,
-                            sparse_grad=sparse_grad, absgrad=absgrad, rasterize_mode=rasterize_mode)
+        return _with_gsplat(
+            means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane=near_plane,
+            far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree, packed=packed,
+            tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, sparse_grad=sparse_grad,
+            absgrad=absgrad, rasterize_mode=rasterize_mode)
     if chosen not in ("cpu", "torch"):
         raise ValueError(f"backend {backend!r} is not one of auto, gsplat, cpu, torch")
     sh = None if sh_degree is None else colors
-    geometry = (means, quats, scales, sh, viewmats, Ks, width, height, near_plane, far_plane, radius_clip, eps2d,
-                sh_degree or 0)
-    project = functions.Project.apply if chosen == "cpu" else torch_backend.project
-    radii, means2d, depths, conics, comps, shaded = project(*geometry)
+    settings = (width, height, near_plane, far_plane, radius_clip, eps2d, sh_degree or 0)
+    radii, means2d, depths, conics, comps, shaded = _project(
+        chosen, means, quats, scales, sh, viewmats, Ks, settings)
     if sh is None:
         shaded = colors.expand(len(viewmats), *colors.shape) if colors.ndim == 2 else colors
     opacity = opacities.expand(len(viewmats), -1)
@@ -80,19 +85,34 @@ def rasterize(
     features = _features(shaded, depths, render_mode)
     drawn, alphas = [], []
     for camera in range(len(viewmats)):
-        inputs = (means2d[camera], conics[camera], opacity[camera], features[camera], radii[camera], depths[camera])
+        inputs = tuple(values[camera] for values in (means2d, conics, opacity, features, radii, depths))
         if chosen == "cpu":
             holder = (means2d, camera) if absgrad else None
-            image, alpha = functions.Composite.apply(*inputs, width, height, holder)
+            image, transmittance = functions.Composite.apply(*inputs, width, height, holder)
+            alpha = 1 - transmittance
         else:
-            image, alpha = torch_backend.composite(*inputs, width, height)
+            if absgrad and camera == 0:
+                means2d.absgrad = torch.zeros_like(means2d)
+            absolute = means2d.absgrad[camera] if absgrad else None
+            image, alpha = torch_backend.composite(*inputs, width, height, absolute)
         drawn.append(image)
         alphas.append(alpha)
     image, alpha = torch.stack(drawn), torch.stack(alphas)[..., None]
     image = _finish(image, alpha, backgrounds, render_mode)
-    meta = {"means2d": means2d, "radii": radii, "depths": depths, "conics": conics, "opacities": opacity, "width": width,
-            "height": height, "n_cameras": len(viewmats), "gaussian_ids": None, "camera_ids": None, "tile_size": 16}
+    meta = {"means2d": means2d, "radii": radii, "depths": depths, "conics": conics, "opacities": opacity,
+            "width": width, "height": height, "n_cameras": len(viewmats), "gaussian_ids": None,
+            "camera_ids": None, "tile_size": 16}
     return image, alpha, meta
+
+
+def _project(chosen: str, means, quats, scales, sh, viewmats, Ks, settings):
+    """What each camera sees, stacked over cameras; harmonics may differ between cameras ([C, N, K, 3])."""
+    project = functions.Project.apply if chosen == "cpu" else torch_backend.project
+    if sh is None or sh.ndim == 3:
+        return project(means, quats, scales, sh, viewmats, Ks, *settings)
+    parts = [project(means, quats, scales, sh[k], viewmats[k:k + 1], Ks[k:k + 1], *settings)
+             for k in range(len(viewmats))]
+    return tuple(torch.cat(values) for values in zip(*parts))
 
 
 def _features(colors: Tensor, depths: Tensor, mode: str) -> Float[Tensor, "c n x"]:

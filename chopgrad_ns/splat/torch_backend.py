@@ -1,4 +1,4 @@
-"""Rasterisation in plain torch, tile by tile: the fallback without a compiler, and the reference in float64."""
+"""Rasterisation in plain torch, tile by tile: the fallback without a compiler, the reference in float64."""
 
 import torch
 from jaxtyping import Float, Int
@@ -25,11 +25,13 @@ def harmonics(degree: int, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n
     if degree >= 1:
         basis += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
     if degree >= 2:
-        basis += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (2 * zz - xx - yy),
-                  -1.0925484305920792 * x * z, 0.5462742152960396 * (xx - yy)]
+        basis += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z,
+                  0.31539156525252005 * (2 * zz - xx - yy), -1.0925484305920792 * x * z,
+                  0.5462742152960396 * (xx - yy)]
     if degree >= 3:
         basis += [-0.5900435899266435 * y * (3 * xx - yy), 2.890611442640554 * x * y * z,
-                  -0.4570457994644658 * y * (4 * zz - xx - yy), 0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+                  -0.4570457994644658 * y * (4 * zz - xx - yy),
+                  0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
                   -0.4570457994644658 * x * (4 * zz - xx - yy), 1.445305721320277 * z * (xx - yy),
                   -0.5900435899266435 * x * (xx - 3 * yy)]
     return torch.stack(basis, dim=-1)
@@ -37,9 +39,9 @@ def harmonics(degree: int, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n
 
 def project(means, quats, scales, sh, viewmats, Ks, width: int, height: int, near: float, far: float,
             radius_clip: float, eps: float, degree: int):
-    """As the kernel's `Project`: radii [C, N], means2d, depths, conics, compensations, colors, differentiable."""
-    results = [_project_one(means, quats, scales, sh, view, K, width, height, near, far, radius_clip, eps, degree)
-               for view, K in zip(viewmats, Ks)]
+    """As the kernel's `Project`: radii [C, N], means2d, depths, conics, compensations, colors, with gradients."""
+    settings = width, height, near, far, radius_clip, eps, degree
+    results = [_project_one(means, quats, scales, sh, view, K, *settings) for view, K in zip(viewmats, Ks)]
     return tuple(torch.stack(values) for values in zip(*results))
 
 
@@ -48,7 +50,7 @@ def _project_one(means, quats, scales, sh, view, K, width, height, near, far, ra
     p = means @ rotation.T + translation
     x, y, depth = p.unbind(-1)
     seen = (depth > near) & (depth < far)
-    z = torch.where(seen, depth, torch.ones_like(depth))  # keeps what is behind the camera from dividing by zero
+    z = torch.where(seen, depth, torch.ones_like(depth))  # what is behind the camera might divide by zero
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     margin_x, margin_y = 0.3 * 0.5 * width / fx, 0.3 * 0.5 * height / fy
     tx = z * (x / z).clamp(-(cx / fx + margin_x), (width - cx) / fx + margin_x)
@@ -70,22 +72,43 @@ def _project_one(means, quats, scales, sh, view, K, width, height, near, far, ra
         half = 0.5 * (a + c)
         radius = torch.ceil(3 * (half + (half * half - det).clamp_min(0.01).sqrt()).sqrt())
         u, v = means2d.unbind(-1)
-        seen = seen & (radius > radius_clip) & (u + radius > 0) & (u - radius < width) & (v + radius > 0) & (v - radius < height)
-        radii = torch.where(seen, radius, zero).to(torch.int32)
+        seen = seen & (radius > radius_clip) & (u + radius > 0) & (u - radius < width)
+        seen = seen & (v + radius > 0) & (v - radius < height)
+        radii = torch.where(seen, radius.clamp_max(1e9), zero).to(torch.int32)
     colors = zero.new_zeros(0)
     if sh is not None:
         position = -rotation.T @ translation
         basis = harmonics(degree, torch.nn.functional.normalize(means - position, dim=-1))
         value = (basis[..., None] * sh[:, :basis.shape[1]]).sum(dim=1)
         colors = torch.where(seen[:, None], (value + 0.5).clamp_min(0), torch.zeros_like(value))
-    hide = lambda value: torch.where(seen.reshape(-1, *[1] * (value.ndim - 1)), value, torch.zeros_like(value))  # noqa: E731
-    return radii, hide(means2d), hide(depth), hide(conics), hide(comps), colors
+    shown = [torch.where(seen if value.ndim == 1 else seen[:, None], value, torch.zeros_like(value))
+             for value in (means2d, depth, conics, comps)]
+    return radii, *shown, colors
+
+
+class _PerPixel(torch.autograd.Function):
+    """A tile's means [n, 2], once for each of its pixels [n, p, 2].
+
+    Backward, the pixels' absolute gradients are summed into `absolute` [N, 2] at `members`, if it is there.
+    """
+
+    @staticmethod
+    def forward(ctx, means, pixels, members, absolute):
+        ctx.members, ctx.absolute = members, absolute
+        return means[:, None].expand(-1, pixels, -1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if ctx.absolute is not None:
+            ctx.absolute.index_add_(0, ctx.members, gradient.detach().abs().sum(dim=1))
+        return gradient.sum(dim=1), None, None, None
 
 
 def composite(means2d: Float[Tensor, "n 2"], conics: Float[Tensor, "n 3"], opacities: Float[Tensor, "n"],
               colors: Float[Tensor, "n x"], radii: Int[Tensor, "n"], depths: Float[Tensor, "n"], width: int,
-              height: int) -> tuple[Float[Tensor, "h w x"], Float[Tensor, "h w"]]:
-    """Front-to-back compositing of one camera: image and alpha."""
+              height: int, absolute: Float[Tensor, "n 2"] | None = None
+              ) -> tuple[Float[Tensor, "h w x"], Float[Tensor, "h w"]]:
+    """Front-to-back compositing of one camera: image and alpha. `absolute` receives gsplat's `absgrad`."""
     visible = torch.nonzero(radii > 0)[:, 0]
     order = visible[torch.argsort(depths[visible].detach(), stable=True)]
     mean, radius = means2d[order].detach(), radii[order].to(means2d)[:, None]
@@ -98,7 +121,7 @@ def composite(means2d: Float[Tensor, "n 2"], conics: Float[Tensor, "n 3"], opaci
         images, alphas = [], []
         for j in range(-(-width // TILE)):
             members = order[row & (low[:, 0] <= j) & (j < high[:, 0])]
-            image, alpha = _tile(i, j, means2d[members], conics[members], opacities[members], colors[members], width, height)
+            image, alpha = _tile(i, j, members, means2d, conics, opacities, colors, width, height, absolute)
             images.append(image)
             alphas.append(alpha)
         image_rows.append(torch.cat(images, dim=1))
@@ -106,12 +129,14 @@ def composite(means2d: Float[Tensor, "n 2"], conics: Float[Tensor, "n 3"], opaci
     return torch.cat(image_rows), torch.cat(alpha_rows)
 
 
-def _tile(i, j, means2d, conics, opacities, colors, width, height):
+def _tile(i, j, members, means2d, conics, opacities, colors, width, height, absolute):
     """One tile; Gaussians on the first axis, in order of depth, pixels on the second."""
     ys = torch.arange(i * TILE, min((i + 1) * TILE, height), device=means2d.device)
     xs = torch.arange(j * TILE, min((j + 1) * TILE, width), device=means2d.device)
     y, x = torch.meshgrid(ys.to(means2d) + 0.5, xs.to(means2d) + 0.5, indexing="ij")
-    dx, dy = means2d[:, :1] - x.flatten(), means2d[:, 1:] - y.flatten()
+    conics, opacities, colors = conics[members], opacities[members], colors[members]
+    centers = _PerPixel.apply(means2d[members], x.numel(), members, absolute)
+    dx, dy = centers[..., 0] - x.flatten(), centers[..., 1] - y.flatten()
     a, b, c = (conics[:, k, None] for k in range(3))
     sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
     alpha = (opacities[:, None] * torch.exp(-sigma.clamp_min(0))).clamp_max(ALPHA_MAX)

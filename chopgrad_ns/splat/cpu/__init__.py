@@ -1,1 +1,1 @@
-"""The C++ kernel, loaded with ctypes; built on first use where the wheel does not carry it."""
+"""The C++ kernel, built on first use and called through ctypes."""

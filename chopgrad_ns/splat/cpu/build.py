@@ -1,11 +1,11 @@
 """Compile the kernel once per machine, into the user's cache."""
 
 import ctypes
-import fcntl
 import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -15,57 +15,64 @@ from pathlib import Path
 from chopgrad_ns.files import user_cache
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
-ABI = 1
-"""Must equal `chopgrad_abi()` of the source."""
 
 
-def _has_x86_64_v3() -> bool:
-    """Whether the processor has AVX2, FMA and their companions; -march=native would bind the file to one model."""
+def _has_avx2() -> bool:
+    """Whether the processor has AVX2 and FMA; -march=native would bind the file to one model."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
     except (OSError, IndexError):
         return False
-    return {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"} <= set(flags)
+    return {"avx2", "fma"} <= set(flags)
 
 
 def _flags() -> list[str]:
-    flags = ["-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-ffp-contract=fast"]
-    if platform.machine() in ("x86_64", "AMD64") and _has_x86_64_v3():
-        flags.append("-march=x86-64-v3")
+    flags = ["-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math",
+             "-ffp-contract=fast"]
+    if platform.machine() in ("x86_64", "AMD64") and _has_avx2():
+        flags += ["-mavx2", "-mfma"]  # not -march=x86-64-v3, which compilers before GCC 11 do not know
     return flags
 
 
-def _compile(compiler: str, flags: list[str], library: Path) -> None:
+def _compile(compiler: list[str], flags: list[str], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        result = subprocess.run([compiler, *flags, str(SOURCE), "-o", str(built)], capture_output=True, text=True)
+        command = [*compiler, *flags, str(SOURCE), "-o", str(built)]
+        result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
-            raise OSError(result.stderr.strip()[-500:] or f"{compiler} failed")
+            raise OSError(result.stderr.strip()[-500:] or f"{compiler[0]} failed")
         os.replace(built, library)
+
+
+def _build(library: Path) -> None:
+    """Compile `library` unless another process has done so meanwhile."""
+    import fcntl  # not on Windows, where torch takes over
+
+    found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    compiler = shlex.split(os.environ.get("CXX", "")) or ([found] if found else [])
+    if not compiler:
+        raise OSError("no C++ compiler was found")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with open(library.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            _compile(compiler, _flags(), library)
 
 
 @functools.lru_cache(maxsize=None)
 def load() -> ctypes.CDLL | None:
-    """The kernel, or None (with one warning) where it can be neither found nor built."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    flags = _flags()
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join([*flags, platform.machine()]).encode()).hexdigest()[:16]
+    """The kernel, built where it is not in the cache yet; None, with a warning, where that fails."""
+    recipe = " ".join([*_flags(), platform.machine()])
+    key = hashlib.sha256(SOURCE.read_bytes() + recipe.encode()).hexdigest()[:16]
     library = user_cache() / "kernel" / f"splat-{key}.so"
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
         if not library.exists():
-            if compiler is None:
-                raise OSError("no C++ compiler was found")
-            with open(library.with_suffix(".lock"), "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may start at once
-                if not library.exists():
-                    _compile(compiler, flags, library)
+            _build(library)
         loaded = ctypes.CDLL(str(library))
-        if loaded.chopgrad_abi() != ABI:
-            raise OSError(f"{library} has another interface")
-    except OSError as error:
-        warnings.warn(f"The fast CPU rasteriser could not be built ({error}); the torch one, about ten times slower, takes "
-                      "over. Install a C++ compiler or set CXX.", RuntimeWarning, stacklevel=2)
+    except (OSError, ImportError) as error:
+        warnings.warn(f"The fast CPU rasteriser could not be built ({error}); the torch one, some thirty times "
+                      "slower, takes over. Install a C++ compiler or set CXX, and let the cache folder "
+                      "(XDG_CACHE_HOME) be writable.", RuntimeWarning, stacklevel=2)
         return None
     loaded.chopgrad_count_tiles.restype = ctypes.c_int64
     return loaded

@@ -1,4 +1,4 @@
-"""The kernel's two halves as autograd functions, `means2d` between them (densification reads its gradient)."""
+"""The kernel's halves as autograd functions, `means2d` between them, whose gradient densification reads."""
 
 import ctypes
 
@@ -29,12 +29,12 @@ _f, _i, _l = ctypes.c_float, ctypes.c_int, ctypes.c_int64
 
 
 class Project(torch.autograd.Function):
-    """(means, quats, scales, sh, viewmats) → radii, means2d, depths, conics, compensations, colors; C cameras each."""
+    """(means, quats, scales, sh, viewmats) → radii [C, N], means2d, depths, conics, compensations, colors."""
 
     @staticmethod
-    def forward(ctx, means, quats, scales, sh, viewmats, Ks, width, height, near, far, radius_clip, eps, degree):
-        tensors = [_ready(t) for t in (means, quats, scales, viewmats, Ks)]
-        means, quats, scales, viewmats, Ks = tensors
+    def forward(ctx, means, quats, scales, sh, viewmats, Ks, *settings):
+        width, height, near, far, radius_clip, eps, degree = settings
+        means, quats, scales, viewmats, Ks = (_ready(t) for t in (means, quats, scales, viewmats, Ks))
         sh = None if sh is None else _ready(sh)
         N, C = len(means), len(viewmats)
         radii = torch.zeros(C, N, dtype=torch.int32)
@@ -43,10 +43,9 @@ class Project(torch.autograd.Function):
         colors = torch.zeros(C, N, 3) if sh is not None else torch.zeros(0)
         bands = 0 if sh is None else sh.shape[1]
         load().chopgrad_project(
-            _l(N), _i(C), _pointer(means), _pointer(quats), _pointer(scales), _pointer(sh), _i(bands), _i(degree),
-            _pointer(viewmats), _pointer(Ks), _i(width), _i(height), _f(near), _f(far), _f(radius_clip), _f(eps),
-            _i(threads()), _pointer(radii), _pointer(means2d), _pointer(depths), _pointer(conics), _pointer(comps),
-            _pointer(colors))
+            _l(N), _i(C), *map(_pointer, (means, quats, scales, sh)), _i(bands), _i(degree), _pointer(viewmats),
+            _pointer(Ks), _i(width), _i(height), _f(near), _f(far), _f(radius_clip), _f(eps), _i(threads()),
+            *map(_pointer, (radii, means2d, depths, conics, comps, colors)))
         ctx.save_for_backward(means, quats, scales, viewmats, Ks, sh, radii, conics, colors)
         ctx.settings = width, height, near, far, eps, degree
         ctx.mark_non_differentiable(radii)
@@ -59,62 +58,63 @@ class Project(torch.autograd.Function):
         width, height, near, far, eps, degree = ctx.settings
         N, C = len(means), len(viewmats)
         cotangents = [v.contiguous() for v in (v_means2d, v_depths, v_conics, v_comps, v_colors)]
-        v_means, v_quats, v_scales = torch.zeros_like(means), torch.zeros_like(quats), torch.zeros_like(scales)
+        v_means, v_quats, v_scales, v_viewmats = map(torch.zeros_like, (means, quats, scales, viewmats))
         v_sh = None if sh is None else torch.zeros_like(sh)
-        v_viewmats = torch.zeros_like(viewmats)
         bands = 0 if sh is None else sh.shape[1]
         load().chopgrad_project_backward(
-            _l(N), _i(C), _pointer(means), _pointer(quats), _pointer(scales), _pointer(sh), _i(bands), _i(degree),
-            _pointer(viewmats), _pointer(Ks), _i(width), _i(height), _f(near), _f(far), _f(eps), _i(threads()),
-            _pointer(radii), _pointer(conics), _pointer(colors), *(_pointer(v) for v in cotangents), _pointer(v_means),
-            _pointer(v_quats), _pointer(v_scales), _pointer(v_sh), _pointer(v_viewmats))
+            _l(N), _i(C), *map(_pointer, (means, quats, scales, sh)), _i(bands), _i(degree), _pointer(viewmats),
+            _pointer(Ks), _i(width), _i(height), _f(near), _f(far), _f(eps), _i(threads()),
+            *map(_pointer, (radii, conics, colors, *cotangents, v_means, v_quats, v_scales, v_sh, v_viewmats)))
         return v_means, v_quats, v_scales, v_sh, v_viewmats, *(None,) * 8
 
 
 class Composite(torch.autograd.Function):
-    """(means2d, conics, opacities, colors) of one camera → image [H, W, X], alpha [H, W].
+    """(means2d, conics, opacities, colors) of one camera → image [H, W, X], transmittance [H, W].
 
-    With `holder`, a list of one tensor (the `means2d` that the user sees), the sum of absolute gradients of the mean
-    over pixels is left in its `.absgrad`, as gsplat does.
+    With `holder`, the `means2d` [C, N, 2] that the user sees and the camera's number, the sum over pixels of
+    absolute gradients of the mean is left in its `.absgrad`, as gsplat does.
     """
 
     @staticmethod
     def forward(ctx, means2d, conics, opacities, colors, radii, depths, width, height, holder):
-        means2d, conics, opacities, colors, depths = (_ready(t) for t in (means2d, conics, opacities, colors, depths))
+        inputs = means2d, conics, opacities, colors, depths
+        means2d, conics, opacities, colors, depths = map(_ready, inputs)
         N, channels = colors.shape
         kernel = load()
         offsets = torch.empty(N + 1, dtype=torch.int64)
-        geometry = _pointer(means2d), _pointer(conics), _pointer(radii)
-        total = kernel.chopgrad_count_tiles(_l(N), *geometry, _pointer(opacities), _i(width), _i(height), _i(threads()),
-                                            _pointer(offsets))
+        geometry, size = tuple(map(_pointer, (means2d, conics, radii))), (_i(width), _i(height), _i(threads()))
+        total = kernel.chopgrad_count_tiles(_l(N), *geometry, _pointer(opacities), *size, _pointer(offsets))
+        if total >= 2**31:
+            raise MemoryError(f"{total} pairs of a Gaussian and a tile are more than the rasteriser can index")
         tiles = -(-width // 16) * -(-height // 16)
         starts = torch.empty(tiles + 1, dtype=torch.int64)
         members, slots = torch.empty(total, dtype=torch.int32), torch.empty(total, dtype=torch.int32)
-        kernel.chopgrad_bin(_l(N), *geometry, _pointer(depths), _pointer(opacities), _i(width), _i(height), _i(threads()),
-                            _pointer(offsets), _pointer(starts), _pointer(members), _pointer(slots))
-        image, alpha = torch.empty(height, width, channels), torch.empty(height, width)
+        kernel.chopgrad_bin(_l(N), *geometry, _pointer(depths), _pointer(opacities), *size,
+                            *map(_pointer, (offsets, starts, members, slots)))
+        image, transmittance = torch.empty(height, width, channels), torch.empty(height, width)
         last = torch.empty(height, width, dtype=torch.int32)
-        kernel.chopgrad_composite(_pointer(means2d), _pointer(conics), _pointer(opacities), _pointer(colors),
-                                  _i(channels), _i(width), _i(height), _i(threads()), _pointer(starts), _pointer(members),
-                                  _pointer(image), _pointer(alpha), _pointer(last))
-        ctx.save_for_backward(means2d, conics, opacities, colors, offsets, starts, members, slots, alpha, last)
+        gaussians, lists = (means2d, conics, opacities, colors), (offsets, starts, members, slots)
+        kernel.chopgrad_composite(_l(N), *map(_pointer, gaussians), _i(channels), *size,
+                                  *map(_pointer, (starts, members, image, transmittance, last)))
+        ctx.save_for_backward(*gaussians, *lists, transmittance, last)
         ctx.holder = holder
-        return image, alpha
+        return image, transmittance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, v_image, v_alpha):
-        means2d, conics, opacities, colors, offsets, starts, members, slots, alpha, last = ctx.saved_tensors
+    def backward(ctx, v_image, v_transmittance):
+        means2d, conics, opacities, colors, *lists, transmittance, last = ctx.saved_tensors
         N, channels = colors.shape
-        height, width = alpha.shape
-        v_image, v_alpha = v_image.contiguous(), v_alpha.contiguous()
-        v_means2d, absolute, v_conics = torch.zeros_like(means2d), torch.zeros_like(means2d), torch.zeros_like(conics)
-        v_opacities, v_colors = torch.zeros_like(opacities), torch.zeros_like(colors)
+        height, width = transmittance.shape
+        members = lists[2]
+        shares = torch.zeros(len(members), 8 + channels)
+        cotangents = v_image.contiguous(), v_transmittance.contiguous()
+        v_means2d, absolute, v_conics = torch.empty(N, 2), torch.empty(N, 2), torch.empty(N, 3)
+        v_opacities, v_colors = torch.empty(N), torch.empty(N, channels)
         load().chopgrad_composite_backward(
-            _l(N), _pointer(means2d), _pointer(conics), _pointer(opacities), _pointer(colors), _i(channels), _i(width),
-            _i(height), _i(threads()), _pointer(offsets), _pointer(starts), _pointer(members), _pointer(slots),
-            _pointer(alpha), _pointer(last), _pointer(v_image), _pointer(v_alpha), _pointer(v_means2d),
-            _pointer(absolute), _pointer(v_conics), _pointer(v_opacities), _pointer(v_colors))
+            _l(N), *map(_pointer, (means2d, conics, opacities, colors)), _i(channels), _i(width), _i(height),
+            _i(threads()), *map(_pointer, (*lists, transmittance, last, *cotangents, shares)),
+            *map(_pointer, (v_means2d, absolute, v_conics, v_opacities, v_colors)))
         if ctx.holder is not None:
             target, camera = ctx.holder
             if not hasattr(target, "absgrad"):

@@ -9,8 +9,12 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <vector>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -24,29 +28,31 @@ constexpr int CHUNK = 1024;  // Gaussians
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef int64_t vl __attribute__((vector_size(4 * LANES)));
 
 inline vf splat(float x) { return vf{x, x, x, x, x, x, x, x}; }
 inline float sum(vf v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
 inline bool any(vi m) {
-    int32_t all = 0;
-    for (int i = 0; i < LANES; ++i) all |= m[i];
-    return all != 0;
+#ifdef __AVX__
+    return !_mm256_testz_si256((__m256i)m, (__m256i)m);
+#else
+    vl wide = (vl)m;
+    return (wide[0] | wide[1] | wide[2] | wide[3]) != 0;
+#endif
 }
 
-// exp(x) for x ≤ 0 to about 2e-7 relative: 2^k · 2^f with f in [−½, ½] and Taylor's polynomial.
+// exp(x) for x ≤ 0 to about 2e-7 relative: 2^k · 2^f with |f| ≤ ½, the second by the best polynomial of degree 5.
 inline vf exp_negative(vf x) {
     x = x < splat(-80.f) ? splat(-80.f) : x;
     vf t = x * splat(1.44269504088896f);
     vi k = __builtin_convertvector(t - splat(0.5f), vi);
-    vf f = (t - __builtin_convertvector(k, vf)) * splat(0.69314718055995f);
-    vf p = splat(1.f / 5040.f);
-    p = p * f + splat(1.f / 720.f);
-    p = p * f + splat(1.f / 120.f);
-    p = p * f + splat(1.f / 24.f);
-    p = p * f + splat(1.f / 6.f);
-    p = p * f + splat(0.5f);
-    p = p * f + splat(1.f);
-    p = p * f + splat(1.f);
+    vf f = t - __builtin_convertvector(k, vf);
+    vf p = splat(1.327647199e-3f);
+    p = p * f + splat(9.675541334e-3f);
+    p = p * f + splat(5.550713273e-2f);
+    p = p * f + splat(0.2402211972f);
+    p = p * f + splat(0.6931469671f);
+    p = p * f + splat(1.000000072f);
     vi bits = (k + 127) << 23;
     vf scale;
     std::memcpy(&scale, &bits, sizeof scale);
@@ -65,7 +71,11 @@ void parallel(int64_t jobs, int threads, F&& job) {
         for (int64_t i; (i = next.fetch_add(1)) < jobs;) job(i);
     };
     std::vector<std::thread> pool;
-    for (int t = 1; t < threads; ++t) pool.emplace_back(work);
+    try {
+        for (int t = 1; t < threads; ++t) pool.emplace_back(work);
+    } catch (const std::system_error&) {
+        // No more threads may be had; those there are do all the work.
+    }
     work();
     for (auto& t : pool) t.join();
 }
@@ -93,7 +103,7 @@ Camera load_camera(const float* view, const float* K, int width, int height) {
 }
 
 struct Shape {  // of one Gaussian in the world
-    float q[4], norm, Q[3][3], M[3][3], cov[3][3];
+    float q[4], norm, Q[3][3], M[3][3];  // rotation, and rotation·diag(scale): the covariance is M·Mᵀ
 };
 
 void load_shape(const float* quat, const float* scale, Shape& s) {
@@ -107,18 +117,16 @@ void load_shape(const float* quat, const float* scale, Shape& s) {
     std::memcpy(s.Q, Q, sizeof Q);
     for (int i = 0; i < 3; ++i)
         for (int j = 0; j < 3; ++j) s.M[i][j] = Q[i][j] * scale[j];
-    for (int i = 0; i < 3; ++i)
-        for (int j = 0; j < 3; ++j)
-            s.cov[i][j] = s.M[i][0] * s.M[j][0] + s.M[i][1] * s.M[j][1] + s.M[i][2] * s.M[j][2];
 }
 
 struct Projected {  // one Gaussian in one camera
-    float p[3];            // centre in camera space
-    float cov[3][3];       // covariance in camera space
-    float tx, ty;          // clamped x and y
-    bool x_free, y_free;   // whether they are unclamped
-    float J[2][3];
-    float a, b, c, det0, det;  // blurred 2D covariance, determinants before and after the blur
+    float p[3];           // centre in camera space
+    float M[3][3];        // R·M of its shape
+    float tx, ty;         // clamped x and y
+    bool x_free, y_free;  // whether they are unclamped
+    float J[2][3], T[2][3];       // projection's Jacobian; J·M, the root of the 2D covariance
+    float a, b, c, det;           // blurred 2D covariance and its determinant
+    float a0, c0, det0;           // without the blur
 };
 
 bool project(const Camera& k, const float* mean, const Shape& s, float eps, float near, float far, Projected& o) {
@@ -126,26 +134,23 @@ bool project(const Camera& k, const float* mean, const Shape& s, float eps, floa
         o.p[i] = k.R[i][0] * mean[0] + k.R[i][1] * mean[1] + k.R[i][2] * mean[2] + k.t[i];
     float z = o.p[2];
     if (!(z > near && z < far)) return false;
-    float RC[3][3];
     for (int i = 0; i < 3; ++i)
-        for (int j = 0; j < 3; ++j)
-            RC[i][j] = k.R[i][0] * s.cov[0][j] + k.R[i][1] * s.cov[1][j] + k.R[i][2] * s.cov[2][j];
-    for (int i = 0; i < 3; ++i)
-        for (int j = 0; j < 3; ++j) o.cov[i][j] = RC[i][0] * k.R[j][0] + RC[i][1] * k.R[j][1] + RC[i][2] * k.R[j][2];
+        for (int j = 0; j < 3; ++j) o.M[i][j] = k.R[i][0] * s.M[0][j] + k.R[i][1] * s.M[1][j] + k.R[i][2] * s.M[2][j];
     float rx = o.p[0] / z, ry = o.p[1] / z;
     o.x_free = rx >= k.x_low && rx <= k.x_high, o.y_free = ry >= k.y_low && ry <= k.y_high;
     o.tx = z * std::min(std::max(rx, k.x_low), k.x_high), o.ty = z * std::min(std::max(ry, k.y_low), k.y_high);
     float J[2][3] = {{k.fx / z, 0, -k.fx * o.tx / (z * z)}, {0, k.fy / z, -k.fy * o.ty / (z * z)}};
     std::memcpy(o.J, J, sizeof J);
-    float JC[2][3];
     for (int i = 0; i < 2; ++i)
-        for (int j = 0; j < 3; ++j)
-            JC[i][j] = J[i][0] * o.cov[0][j] + J[i][1] * o.cov[1][j] + J[i][2] * o.cov[2][j];
-    auto dot = [&](int i, int j) { return JC[i][0] * J[j][0] + JC[i][1] * J[j][1] + JC[i][2] * J[j][2]; };
-    float a = dot(0, 0), b = dot(0, 1), c = dot(1, 1);
-    o.det0 = a * c - b * b;
-    o.a = a + eps, o.b = b, o.c = c + eps;
-    o.det = o.a * o.c - b * b;
+        for (int j = 0; j < 3; ++j) o.T[i][j] = J[i][0] * o.M[0][j] + J[i][1] * o.M[1][j] + J[i][2] * o.M[2][j];
+    auto dot = [&](int i, int j) { return o.T[i][0] * o.T[j][0] + o.T[i][1] * o.T[j][1] + o.T[i][2] * o.T[j][2]; };
+    o.a0 = dot(0, 0), o.b = dot(0, 1), o.c0 = dot(1, 1);
+    o.a = o.a0 + eps, o.c = o.c0 + eps;
+    // a·c − b² would cancel for needles; the squared cross product of the root's rows does not.
+    float n0 = o.T[0][1] * o.T[1][2] - o.T[0][2] * o.T[1][1], n1 = o.T[0][2] * o.T[1][0] - o.T[0][0] * o.T[1][2],
+          n2 = o.T[0][0] * o.T[1][1] - o.T[0][1] * o.T[1][0];
+    o.det0 = n0 * n0 + n1 * n1 + n2 * n2;
+    o.det = o.det0 + eps * (o.a0 + o.c0) + eps * eps;
     return o.det > 0 && std::isfinite(o.det);
 }
 
@@ -202,22 +207,23 @@ void covariance_gradient(const Projected& o, float eps, const float* conic, cons
         for (int j = 0; j < 2; ++j) PV[i][j] = P[i][0] * V[0][j] + P[i][1] * V[1][j];
     for (int i = 0; i < 2; ++i)
         for (int j = 0; j < 2; ++j) G[i][j] = -(PV[i][0] * P[0][j] + PV[i][1] * P[1][j]);
-    float ratio = o.det0 / o.det;
+    float ratio = o.det0 / o.det, rest = (eps * (o.a0 + o.c0) + eps * eps) / o.det;  // they add up to 1
     if (v_comp == 0 || ratio <= 0) return;
-    float v_ratio = v_comp * 0.5f / std::sqrt(ratio), s = v_ratio / o.det;
-    G[0][0] += s * ((o.c - eps) - ratio * o.c);
-    G[1][1] += s * ((o.a - eps) - ratio * o.a);
-    G[0][1] += s * (ratio - 1) * o.b;
-    G[1][0] += s * (ratio - 1) * o.b;
+    float s = v_comp * 0.5f / std::sqrt(ratio) / o.det;
+    G[0][0] += s * (rest * o.c0 - ratio * eps);
+    G[1][1] += s * (rest * o.a0 - ratio * eps);
+    G[0][1] -= s * rest * o.b;
+    G[1][0] -= s * rest * o.b;
 }
 
 void quaternion_gradient(const Shape& s, const float v[3][3], float* out) {
     float w = s.q[0], x = s.q[1], y = s.q[2], z = s.q[3];
-    float g[4] = {
-        2 * (x * (v[2][1] - v[1][2]) + y * (v[0][2] - v[2][0]) + z * (v[1][0] - v[0][1])),
-        2 * (-2 * x * (v[1][1] + v[2][2]) + y * (v[1][0] + v[0][1]) + z * (v[2][0] + v[0][2]) + w * (v[2][1] - v[1][2])),
-        2 * (x * (v[1][0] + v[0][1]) - 2 * y * (v[0][0] + v[2][2]) + z * (v[2][1] + v[1][2]) + w * (v[0][2] - v[2][0])),
-        2 * (x * (v[2][0] + v[0][2]) + y * (v[2][1] + v[1][2]) - 2 * z * (v[0][0] + v[1][1]) + w * (v[1][0] - v[0][1]))};
+    float yz = v[2][1] + v[1][2], xz = v[2][0] + v[0][2], xy = v[1][0] + v[0][1];  // symmetric parts
+    float rx = v[2][1] - v[1][2], ry = v[0][2] - v[2][0], rz = v[1][0] - v[0][1];  // skew parts
+    float g[4] = {2 * (x * rx + y * ry + z * rz),
+                  2 * (-2 * x * (v[1][1] + v[2][2]) + y * xy + z * xz + w * rx),
+                  2 * (x * xy - 2 * y * (v[0][0] + v[2][2]) + z * yz + w * ry),
+                  2 * (x * xz + y * yz - 2 * z * (v[0][0] + v[1][1]) + w * rz)};
     float along = g[0] * w + g[1] * x + g[2] * y + g[3] * z, inverse = s.norm > 0 ? 1.f / s.norm : 0.f;
     for (int i = 0; i < 4; ++i) out[i] += (g[i] - along * s.q[i]) * inverse;
 }
@@ -228,7 +234,10 @@ void quaternion_gradient(const Shape& s, const float v[3][3], float* out) {
 float least_sigma(const float* conic, float x0, float x1, float y0, float y1) {
     if (x0 <= 0 && x1 >= 0 && y0 <= 0 && y1 >= 0) return 0;
     float a = conic[0], b = conic[1], c = conic[2], best = INFINITY;
-    auto at = [&](float x, float y) { best = std::min(best, 0.5f * (a * x * x + c * y * y) + b * x * y); };
+    auto at = [&](float x, float y) {
+        float squares = 0.5f * (a * x * x + c * y * y);
+        best = std::min(best, squares + b * x * y - 1e-6f * squares);  // less what rounding may add
+    };
     for (float x : {x0, x1}) at(x, std::min(std::max(-b * x / c, y0), y1));
     for (float y : {y0, y1}) at(std::min(std::max(-b * y / a, x0), x1), y);
     return best;
@@ -243,8 +252,9 @@ template <class F>
 void tiles_of(const Grid& g, const float* mean, const float* conic, int radius, float opacity, F&& hit) {
     if (radius <= 0 || !(opacity >= ALPHA_MIN)) return;
     float limit = std::log(255.f * opacity) + 1e-3f;  // a little more than needed: the test must never cut a pixel
-    auto first = [](float v, int n) { return std::min(std::max((int)std::floor(v / TILE), 0), n); };
-    auto last = [](float v, int n) { return std::min(std::max((int)std::ceil(v / TILE), 0), n); };
+    auto within = [](float v, int n) { return v > 0 ? v < n ? (int)v : n : 0; };
+    auto first = [&](float v, int n) { return within(std::floor(v / TILE), n); };
+    auto last = [&](float v, int n) { return within(std::ceil(v / TILE), n); };
     int i0 = first(mean[1] - radius, g.down), i1 = last(mean[1] + radius, g.down);
     int j0 = first(mean[0] - radius, g.across), j1 = last(mean[0] + radius, g.across);
     for (int i = i0; i < i1; ++i)
@@ -279,26 +289,50 @@ std::vector<int32_t> by_depth(const float* depths, const int32_t* radii, int64_t
 
 struct Gaussian2D {
     float x, y, a, b, c, opacity;
-    float skip;  // a row of pixels at distance dy contributes only where dy² < skip
+    float reach, det;  // a pixel can count only where ½·dᵀ·conic·d ≤ reach; the conic's determinant, rounded down
 };
 
-Gaussian2D load(const float* mean, const float* conic, float opacity) {
-    Gaussian2D g{mean[0], mean[1], conic[0], conic[1], conic[2], opacity, INFINITY};
-    float along = g.c - g.b * g.b / g.a;  // least of 2σ/dy² over a row
-    if (along > 0) g.skip = 2.f * (std::log(255.f * opacity) + 1e-3f) / along;
-    return g;
+// One camera's Gaussians side by side in memory.
+std::vector<Gaussian2D> load(int64_t N, const float* means, const float* conics, const float* opacities, int threads) {
+    std::vector<Gaussian2D> loaded(N);
+    parallel((N + CHUNK - 1) / CHUNK, threads, [&](int64_t chunk) {
+        for (int64_t i = chunk * CHUNK; i < std::min<int64_t>(N, (chunk + 1) * CHUNK); ++i) {
+            float a = conics[3 * i], b = conics[3 * i + 1], c = conics[3 * i + 2];
+            loaded[i] = {means[2 * i], means[2 * i + 1], a, b, c, opacities[i], std::log(255.f * opacities[i]) + 1e-3f,
+                         std::max(a * c - b * b - 4e-7f * a * c, 0.f)};
+        }
+    });
+    return loaded;
 }
 
 struct Tile {
-    int x0, y0, rows;
-    vf column[2];
+    int x0, y0, rows, columns;
+    vf column[2], row[2];  // pixel centres
     Tile(const Grid& g, int index) {
         x0 = index % g.across * TILE, y0 = index / g.across * TILE;
-        rows = std::min(TILE, g.height - y0);
+        rows = std::min(TILE, g.height - y0), columns = std::min(TILE, g.width - x0);
         for (int h = 0; h < 2; ++h)
-            for (int l = 0; l < LANES; ++l) column[h][l] = x0 + h * LANES + l + 0.5f;
+            for (int l = 0; l < LANES; ++l) {
+                float offset = h * LANES + l + 0.5f;
+                column[h][l] = x0 + offset, row[h][l] = y0 + offset;
+            }
     }
 };
+
+// Which halves of each row the Gaussian's ellipse may reach: 1 the left one, 2 the right one. Never too few.
+inline void halves_reached(const Gaussian2D& g, const Tile& t, vi reached[2]) {
+    float tilt = g.b / g.a, inverse = 1.f / g.a;
+    for (int h = 0; h < 2; ++h) {
+        vf dy = splat(g.y) - t.row[h], square = splat(2.f * g.reach * g.a) - splat(g.det) * dy * dy, half;
+        for (int l = 0; l < LANES; ++l) half[l] = std::sqrt(std::max(square[l], 0.f));
+        half = half * splat(inverse * 1.00001f) + splat(0.01f);
+        vf middle = splat(g.x) + dy * splat(tilt), low = middle - half, high = middle + half;
+        vi out = square < splat(0.f);
+        vi no_left = out | (low > splat(t.x0 + LANES - 0.5f)) | (high < splat(t.x0 + 0.5f));
+        vi no_right = out | (low > splat(t.x0 + TILE - 0.5f)) | (high < splat(t.x0 + LANES + 0.5f));
+        reached[h] = (~no_left & 1) | (~no_right & 2);
+    }
+}
 
 struct Weighing {  // of one Gaussian at eight pixels
     vf dx, visibility, alpha;
@@ -308,62 +342,62 @@ struct Weighing {  // of one Gaussian at eight pixels
 inline Weighing weigh(const Gaussian2D& g, vf column, float dy) {
     Weighing w;
     w.dx = splat(g.x) - column;
-    vf sigma = splat(0.5f) * (splat(g.a) * w.dx * w.dx + splat(g.c * dy * dy)) + splat(g.b * dy) * w.dx;
-    w.visibility = exp_negative(sigma < splat(0.f) ? sigma : -sigma);
+    vf sigma = (splat(0.5f * g.a) * w.dx + splat(g.b * dy)) * w.dx + splat(0.5f * g.c * dy * dy);
+    w.visibility = exp_negative(-sigma);
     vf alpha = splat(g.opacity) * w.visibility;
     w.alpha = alpha > splat(ALPHA_MAX) ? splat(ALPHA_MAX) : alpha;
     w.counts = (sigma >= splat(0.f)) & (w.alpha >= splat(ALPHA_MIN));
     return w;
 }
 
+// X is the number of channels where it is known beforehand, else 0.
 template <int X>
-void composite_tile(const Grid& grid, int tile, const int32_t* list, int32_t count, const float* means,
-                    const float* conics, const float* opacities, const float* colors, int channels, float* image,
-                    float* alphas, int32_t* last) {
+void composite_tile(const Grid& grid, int tile, const int32_t* list, int32_t count, const Gaussian2D* gaussians,
+                    const float* colors, int channels, float* image, float* transmittance, int32_t* last) {
     const int C = X ? X : channels;
     Tile t(grid, tile);
     vf T[VECTORS];
-    vi done[VECTORS], final_[VECTORS];
+    vi open[VECTORS], final_[VECTORS];  // open: all ones where the pixel takes more
     std::vector<vf> color((size_t)C * VECTORS, splat(0.f));
-    bool row_done[TILE];
+    int row_open[TILE], alive = 0;  // bit 1: the left half of the row takes more, bit 2: the right one
     for (int v = 0; v < VECTORS; ++v) {
         T[v] = splat(1.f), final_[v] = vi{} - 1;
-        int column = t.x0 + (v & 1) * LANES;
-        for (int l = 0; l < LANES; ++l) done[v][l] = column + l < grid.width ? 0 : -1;
+        for (int l = 0; l < LANES; ++l) open[v][l] = v / 2 < t.rows && (v & 1) * LANES + l < t.columns ? -1 : 0;
+        alive += any(open[v]);
     }
-    for (int r = 0; r < TILE; ++r) row_done[r] = r >= t.rows;
-    int alive = t.rows;
+    for (int r = 0; r < TILE; ++r) row_open[r] = (any(open[2 * r]) ? 1 : 0) | (any(open[2 * r + 1]) ? 2 : 0);
     for (int32_t n = 0; n < count && alive; ++n) {
-        int32_t i = list[n];
-        Gaussian2D g = load(means + 2 * i, conics + 3 * i, opacities[i]);
-        const float* c = colors + (int64_t)C * i;
+        const Gaussian2D g = gaussians[list[n]];
+        const float* c = colors + (int64_t)C * list[n];
+        vi reached[2];
+        halves_reached(g, t, reached);
         for (int r = 0; r < t.rows; ++r) {
+            int wanted = reached[r / LANES][r % LANES] & row_open[r];
             float dy = g.y - (t.y0 + r + 0.5f);
-            if (row_done[r] || dy * dy >= g.skip) continue;
-            bool finished = true;
             for (int h = 0; h < 2; ++h) {
+                if (!(wanted >> h & 1)) continue;
                 int v = 2 * r + h;
                 Weighing w = weigh(g, t.column[h], dy);
-                vi counts = w.counts & ~done[v];
+                vi counts = w.counts & open[v];
                 vf next = T[v] * (splat(1.f) - w.alpha);
                 vi stops = counts & (next <= splat(TRANSMITTANCE_MIN));
-                done[v] |= stops;
                 counts &= ~stops;
                 vf weight = counts ? w.alpha * T[v] : splat(0.f);
                 for (int k = 0; k < C; ++k) color[k * VECTORS + v] += weight * splat(c[k]);
                 T[v] = counts ? next : T[v];
                 final_[v] = counts ? (vi{} + n) : final_[v];
-                finished = finished && !any(~done[v]);
+                if (!any(stops)) continue;
+                open[v] &= ~stops;
+                if (!any(open[v])) row_open[r] &= ~(1 << h), --alive;
             }
-            if (finished) row_done[r] = true, --alive;
         }
     }
     for (int r = 0; r < t.rows; ++r)
-        for (int x = 0; x < std::min(TILE, grid.width - t.x0); ++x) {
+        for (int x = 0; x < t.columns; ++x) {
             int64_t pixel = (int64_t)(t.y0 + r) * grid.width + t.x0 + x;
             int v = 2 * r + x / LANES, l = x % LANES;
             for (int k = 0; k < C; ++k) image[pixel * C + k] = color[k * VECTORS + v][l];
-            alphas[pixel] = 1.f - T[v][l];
+            transmittance[pixel] = T[v][l];
             last[pixel] = final_[v][l];
         }
 }
@@ -373,36 +407,42 @@ constexpr int SHARE = 8;
 
 template <int X>
 void backward_tile(const Grid& grid, int tile, const int32_t* list, const int32_t* slots, int32_t count,
-                   const float* means, const float* conics, const float* opacities, const float* colors, int channels,
-                   const float* alphas, const int32_t* last, const float* v_image, const float* v_alphas,
-                   float* shares) {
+                   const Gaussian2D* gaussians, const float* colors, int channels, const float* transmittance,
+                   const int32_t* last, const float* v_image, const float* v_transmittance, float* shares) {
     const int C = X ? X : channels, stride = SHARE + C;
     Tile t(grid, tile);
-    vf T[VECTORS], rest[VECTORS], v_T[VECTORS];  // transmittance, Σ of what lies behind · cotangent, cotangent of T
+    // Transmittance behind the current Gaussian; what comes from behind it, background included, times its cotangent.
+    vf T[VECTORS], behind[VECTORS];
     vi end[VECTORS];
-    std::vector<vf> v_color((size_t)C * VECTORS, splat(0.f)), sums(stride);
+    std::vector<vf> v_color((size_t)C * VECTORS, splat(0.f)), v_colors_n(X ? 0 : C);
+    vf fixed[X ? X : 1];  // sums of known number stay in registers
+    vf* v_c = X ? fixed : v_colors_n.data();
     int32_t furthest = -1;
-    for (int v = 0; v < VECTORS; ++v) T[v] = splat(1.f), rest[v] = v_T[v] = splat(0.f), end[v] = vi{} - 1;
+    for (int v = 0; v < VECTORS; ++v) T[v] = splat(1.f), behind[v] = splat(0.f), end[v] = vi{} - 1;
     for (int r = 0; r < t.rows; ++r)
-        for (int x = 0; x < std::min(TILE, grid.width - t.x0); ++x) {
+        for (int x = 0; x < t.columns; ++x) {
             int64_t pixel = (int64_t)(t.y0 + r) * grid.width + t.x0 + x;
             int v = 2 * r + x / LANES, l = x % LANES;
-            T[v][l] = 1.f - alphas[pixel];
-            v_T[v][l] = v_alphas[pixel] * T[v][l];
+            T[v][l] = transmittance[pixel];
+            behind[v][l] = v_transmittance[pixel] * transmittance[pixel];
             end[v][l] = last[pixel];
             furthest = std::max(furthest, last[pixel]);
             for (int k = 0; k < C; ++k) v_color[k * VECTORS + v][l] = v_image[pixel * C + k];
         }
     for (int32_t n = std::min(count - 1, furthest); n >= 0; --n) {
-        int32_t i = list[n];
-        Gaussian2D g = load(means + 2 * i, conics + 3 * i, opacities[i]);
-        const float* c = colors + (int64_t)C * i;
-        for (auto& s : sums) s = splat(0.f);
+        const Gaussian2D g = gaussians[list[n]];
+        const float* c = colors + (int64_t)C * list[n];
+        vi reached[2];
+        halves_reached(g, t, reached);
+        // Σ over pixels of the cotangent of σ times 1, dx, dy and their products, and of |mean|, opacity.
+        vf s_x{}, s_y{}, s_xx{}, s_xy{}, s_yy{}, abs_x{}, abs_y{}, s_opacity{};
+        for (int k = 0; k < C; ++k) v_c[k] = splat(0.f);
         bool touched = false;
         for (int r = 0; r < t.rows; ++r) {
+            int wanted = reached[r / LANES][r % LANES];
             float dy = g.y - (t.y0 + r + 0.5f);
-            if (dy * dy >= g.skip) continue;
             for (int h = 0; h < 2; ++h) {
+                if (!(wanted >> h & 1)) continue;
                 int v = 2 * r + h;
                 Weighing w = weigh(g, t.column[h], dy);
                 vi counts = w.counts & ((vi{} + n) <= end[v]);
@@ -410,41 +450,38 @@ void backward_tile(const Grid& grid, int tile, const int32_t* list, const int32_
                 touched = true;
                 vf inverse = splat(1.f) / (splat(1.f) - w.alpha);
                 T[v] = counts ? T[v] * inverse : T[v];
-                vf weight = counts ? w.alpha * T[v] : splat(0.f);
-                vf shade = splat(0.f);
+                vf weight = counts ? w.alpha * T[v] : splat(0.f), shade = splat(0.f);
                 for (int k = 0; k < C; ++k) {
                     vf vc = v_color[k * VECTORS + v];
-                    sums[SHARE + k] += weight * vc;
+                    v_c[k] += weight * vc;
                     shade += splat(c[k]) * vc;
                 }
-                vf v_alpha = shade * T[v] + (v_T[v] - rest[v]) * inverse;
-                rest[v] += weight * shade;
+                vf v_alpha = shade * T[v] - behind[v] * inverse;
+                behind[v] += weight * shade;
                 // A capped alpha does not move with what made it.
                 vi moves = counts & (splat(g.opacity) * w.visibility <= splat(ALPHA_MAX));
-                v_alpha = moves ? v_alpha : splat(0.f);
-                sums[7] += w.visibility * v_alpha;
-                vf v_sigma = -splat(g.opacity) * w.visibility * v_alpha;
-                vf vx = v_sigma * (splat(g.a) * w.dx + splat(g.b * dy));
-                vf vy = v_sigma * (splat(g.b) * w.dx + splat(g.c * dy));
-                sums[0] += vx, sums[1] += vy;
-                sums[2] += vx < splat(0.f) ? -vx : vx, sums[3] += vy < splat(0.f) ? -vy : vy;
-                sums[4] += splat(0.5f) * v_sigma * w.dx * w.dx;
-                sums[5] += v_sigma * w.dx * splat(dy);
-                sums[6] += splat(0.5f * dy * dy) * v_sigma;
+                vf v_opacity = moves ? w.visibility * v_alpha : splat(0.f);
+                s_opacity += v_opacity;
+                vf v_sigma = -splat(g.opacity) * v_opacity, along = v_sigma * w.dx;
+                s_x += along, s_xx += along * w.dx, s_xy += along * splat(dy);
+                s_y += v_sigma * splat(dy), s_yy += v_sigma * splat(dy * dy);
+                vf vx = splat(g.a) * along + splat(g.b * dy) * v_sigma;
+                vf vy = splat(g.b) * along + splat(g.c * dy) * v_sigma;
+                abs_x += vx < splat(0.f) ? -vx : vx, abs_y += vy < splat(0.f) ? -vy : vy;
             }
         }
         if (!touched) continue;
         float* share = shares + (int64_t)slots[n] * stride;
-        for (int k = 0; k < stride; ++k) share[k] = sum(sums[k]);
+        float x = sum(s_x), y = sum(s_y);
+        share[0] = g.a * x + g.b * y, share[1] = g.b * x + g.c * y, share[2] = sum(abs_x), share[3] = sum(abs_y);
+        share[4] = 0.5f * sum(s_xx), share[5] = sum(s_xy), share[6] = 0.5f * sum(s_yy), share[7] = sum(s_opacity);
+        for (int k = 0; k < C; ++k) share[SHARE + k] = sum(v_c[k]);
     }
 }
 
 }  // namespace
 
 extern "C" {
-
-// Increased whenever a signature changes.
-int chopgrad_abi() { return 1; }
 
 void chopgrad_project(int64_t N, int C, const float* means, const float* quats, const float* scales, const float* sh,
                       int bands, int degree, const float* viewmats, const float* Ks, int width, int height, float near,
@@ -471,14 +508,15 @@ void chopgrad_project(int64_t N, int C, const float* means, const float* quats, 
                 radii[o] = (int32_t)std::min(radius, 1e9f);
                 means2d[2 * o] = x, means2d[2 * o + 1] = y, depths[o] = p.p[2];
                 conics[3 * o] = p.c / p.det, conics[3 * o + 1] = -p.b / p.det, conics[3 * o + 2] = p.a / p.det;
-                comps[o] = std::sqrt(std::max(p.det0 / p.det, 0.f));
+                comps[o] = std::sqrt(p.det0 / p.det);
                 if (!sh) continue;
                 float d[3], B[16];
                 direction(camera, means + 3 * i, d);
                 harmonics(degree, d, B, nullptr);
+                const float* coefficients = sh + i * bands * 3;
                 for (int c = 0; c < 3; ++c) {
                     float value = 0.5f;
-                    for (int b = 0; b < (degree + 1) * (degree + 1); ++b) value += B[b] * sh[((int64_t)i * bands + b) * 3 + c];
+                    for (int b = 0; b < (degree + 1) * (degree + 1); ++b) value += B[b] * coefficients[3 * b + c];
                     colors[3 * o + c] = std::max(value, 0.f);
                 }
             }
@@ -502,7 +540,7 @@ void chopgrad_project_backward(int64_t N, int C, const float* means, const float
             const float* mean = means + 3 * i;
             Shape s;
             load_shape(quats + 4 * i, scales + 3 * i, s);
-            float v_cov[3][3] = {{0}};
+            float v_M[3][3] = {{0}};
             for (int k = 0; k < C; ++k) {
                 const Camera& camera = cameras[k];
                 int64_t o = (int64_t)k * N + i;
@@ -511,15 +549,15 @@ void chopgrad_project_backward(int64_t N, int C, const float* means, const float
                 float z = p.p[2], fx = camera.fx, fy = camera.fy, v_R[3][3] = {{0}}, v_t[3] = {0};
                 float G[2][2];
                 covariance_gradient(p, eps, conics + 3 * o, v_conics + 3 * o, v_comps[o], G);
-                // cov2d = J·cov·Jᵀ
-                float GJ[2][3], v_J[2][3], v_camera[3][3];
+                // cov2d = T·Tᵀ, T = J·(R·M)
+                float v_T[2][3], v_J[2][3], v_camera[3][3];
                 for (int a = 0; a < 2; ++a)
-                    for (int b = 0; b < 3; ++b) GJ[a][b] = G[a][0] * p.J[0][b] + G[a][1] * p.J[1][b];
+                    for (int b = 0; b < 3; ++b) v_T[a][b] = 2 * (G[a][0] * p.T[0][b] + G[a][1] * p.T[1][b]);
                 for (int a = 0; a < 2; ++a)
                     for (int b = 0; b < 3; ++b)
-                        v_J[a][b] = 2 * (GJ[a][0] * p.cov[0][b] + GJ[a][1] * p.cov[1][b] + GJ[a][2] * p.cov[2][b]);
+                        v_J[a][b] = v_T[a][0] * p.M[b][0] + v_T[a][1] * p.M[b][1] + v_T[a][2] * p.M[b][2];
                 for (int a = 0; a < 3; ++a)
-                    for (int b = 0; b < 3; ++b) v_camera[a][b] = p.J[0][a] * GJ[0][b] + p.J[1][a] * GJ[1][b];
+                    for (int b = 0; b < 3; ++b) v_camera[a][b] = p.J[0][a] * v_T[0][b] + p.J[1][a] * v_T[1][b];
                 float vu = v_means2d[2 * o], vv = v_means2d[2 * o + 1];
                 float v_p[3] = {fx / z * vu, fy / z * vv,
                                 v_depths[o] - (fx * p.p[0] * vu + fy * p.p[1] * vv) / (z * z)};
@@ -529,19 +567,15 @@ void chopgrad_project_backward(int64_t N, int C, const float* means, const float
                 else v_p[2] += fx * p.tx / z3 * v_J[0][2];
                 if (p.y_free) v_p[1] -= fy / (z * z) * v_J[1][2], v_p[2] += 2 * fy * p.ty / z3 * v_J[1][2];
                 else v_p[2] += fy * p.ty / z3 * v_J[1][2];
-                // p = R·mean + t and cov_camera = R·cov·Rᵀ
-                float RC[3][3], VR[3][3];
-                for (int a = 0; a < 3; ++a)
-                    for (int b = 0; b < 3; ++b) {
-                        RC[a][b] = camera.R[a][0] * s.cov[0][b] + camera.R[a][1] * s.cov[1][b] + camera.R[a][2] * s.cov[2][b];
-                        VR[a][b] = v_camera[a][0] * camera.R[0][b] + v_camera[a][1] * camera.R[1][b] + v_camera[a][2] * camera.R[2][b];
-                    }
+                // p = R·mean + t
                 for (int a = 0; a < 3; ++a) {
                     v_t[a] += v_p[a];
                     for (int b = 0; b < 3; ++b) {
-                        v_R[a][b] += v_p[a] * mean[b] + 2 * (v_camera[a][0] * RC[0][b] + v_camera[a][1] * RC[1][b] + v_camera[a][2] * RC[2][b]);
+                        v_R[a][b] += v_p[a] * mean[b] + v_camera[a][0] * s.M[b][0] + v_camera[a][1] * s.M[b][1] +
+                                     v_camera[a][2] * s.M[b][2];
                         v_means[3 * i + b] += camera.R[a][b] * v_p[a];
-                        v_cov[a][b] += camera.R[0][a] * VR[0][b] + camera.R[1][a] * VR[1][b] + camera.R[2][a] * VR[2][b];
+                        v_M[a][b] += camera.R[0][a] * v_camera[0][b] + camera.R[1][a] * v_camera[1][b] +
+                                     camera.R[2][a] * v_camera[2][b];
                     }
                 }
                 if (sh) {
@@ -572,13 +606,11 @@ void chopgrad_project_backward(int64_t N, int C, const float* means, const float
                     pose[4 * a + 3] += v_t[a];
                 }
             }
-            // cov = M·Mᵀ, M = Q·diag(scale); v_cov is symmetric
-            float v_Q[3][3];
+            float v_Q[3][3];  // M = Q·diag(scale)
             for (int a = 0; a < 3; ++a)
                 for (int b = 0; b < 3; ++b) {
-                    float v_M = 2 * (v_cov[a][0] * s.M[0][b] + v_cov[a][1] * s.M[1][b] + v_cov[a][2] * s.M[2][b]);
-                    v_scales[3 * i + b] += v_M * s.Q[a][b];
-                    v_Q[a][b] = v_M * scales[3 * i + b];
+                    v_scales[3 * i + b] += v_M[a][b] * s.Q[a][b];
+                    v_Q[a][b] = v_M[a][b] * scales[3 * i + b];
                 }
             quaternion_gradient(s, v_Q, v_quats + 4 * i);
         }
@@ -618,7 +650,8 @@ void chopgrad_bin(int64_t N, const float* means2d, const float* conics, const in
     parallel((N + CHUNK - 1) / CHUNK, threads, [&](int64_t chunk) {
         for (int64_t i = chunk * CHUNK; i < std::min<int64_t>(N, (chunk + 1) * CHUNK); ++i) {
             int64_t slot = offsets[i];
-            tiles_of(g, means2d + 2 * i, conics + 3 * i, radii[i], opacities[i], [&](int tile) { tile_of[slot++] = tile; });
+            tiles_of(g, means2d + 2 * i, conics + 3 * i, radii[i], opacities[i],
+                     [&](int tile) { tile_of[slot++] = tile; });
         }
     });
     std::fill(starts, starts + tiles + 1, 0);
@@ -632,40 +665,46 @@ void chopgrad_bin(int64_t N, const float* means2d, const float* conics, const in
         }
 }
 
-void chopgrad_composite(const float* means2d, const float* conics, const float* opacities, const float* colors,
-                        int channels, int width, int height, int threads, const int64_t* starts, const int32_t* list,
-                        float* image, float* alphas, int32_t* last) {
+void chopgrad_composite(int64_t N, const float* means2d, const float* conics, const float* opacities,
+                        const float* colors, int channels, int width, int height, int threads, const int64_t* starts,
+                        const int32_t* list, float* image, float* transmittance, int32_t* last) {
     Grid g{width, height, (width + TILE - 1) / TILE, (height + TILE - 1) / TILE};
+    auto gaussians = load(N, means2d, conics, opacities, threads);
+    auto run = channels == 1 ? composite_tile<1> : channels == 3 ? composite_tile<3> : channels == 4 ? composite_tile<4>
+                                                                                         : composite_tile<0>;
     parallel(g.across * g.down, threads, [&](int64_t tile) {
-        auto run = channels == 3 ? composite_tile<3> : channels == 4 ? composite_tile<4> : composite_tile<0>;
-        run(g, (int)tile, list + starts[tile], (int32_t)(starts[tile + 1] - starts[tile]), means2d, conics, opacities,
-            colors, channels, image, alphas, last);
+        run(g, (int)tile, list + starts[tile], (int32_t)(starts[tile + 1] - starts[tile]), gaussians.data(), colors,
+            channels, image, transmittance, last);
     });
 }
 
+// `shares` [pairings, 8 + channels] arrives zeroed; gradients are written, not added to.
 void chopgrad_composite_backward(int64_t N, const float* means2d, const float* conics, const float* opacities,
                                  const float* colors, int channels, int width, int height, int threads,
                                  const int64_t* offsets, const int64_t* starts, const int32_t* list,
-                                 const int32_t* slots, const float* alphas, const int32_t* last, const float* v_image,
-                                 const float* v_alphas, float* v_means2d, float* abs_means2d, float* v_conics,
-                                 float* v_opacities, float* v_colors) {
+                                 const int32_t* slots, const float* transmittance, const int32_t* last,
+                                 const float* v_image, const float* v_transmittance, float* shares, float* v_means2d,
+                                 float* abs_means2d, float* v_conics, float* v_opacities, float* v_colors) {
     Grid g{width, height, (width + TILE - 1) / TILE, (height + TILE - 1) / TILE};
     int stride = SHARE + channels;
-    std::vector<float> shares((size_t)offsets[N] * stride, 0.f);
+    auto gaussians = load(N, means2d, conics, opacities, threads);
+    auto run = channels == 1 ? backward_tile<1> : channels == 3 ? backward_tile<3> : channels == 4 ? backward_tile<4>
+                                                                                       : backward_tile<0>;
     parallel(g.across * g.down, threads, [&](int64_t tile) {
-        auto run = channels == 3 ? backward_tile<3> : channels == 4 ? backward_tile<4> : backward_tile<0>;
-        run(g, (int)tile, list + starts[tile], slots + starts[tile], (int32_t)(starts[tile + 1] - starts[tile]), means2d,
-            conics, opacities, colors, channels, alphas, last, v_image, v_alphas, shares.data());
+        run(g, (int)tile, list + starts[tile], slots + starts[tile], (int32_t)(starts[tile + 1] - starts[tile]),
+            gaussians.data(), colors, channels, transmittance, last, v_image, v_transmittance, shares);
     });
     parallel((N + CHUNK - 1) / CHUNK, threads, [&](int64_t chunk) {
-        for (int64_t i = chunk * CHUNK; i < std::min<int64_t>(N, (chunk + 1) * CHUNK); ++i)
-            for (int64_t slot = offsets[i]; slot < offsets[i + 1]; ++slot) {
-                const float* share = shares.data() + slot * stride;
-                for (int k = 0; k < 2; ++k) v_means2d[2 * i + k] += share[k], abs_means2d[2 * i + k] += share[2 + k];
-                for (int k = 0; k < 3; ++k) v_conics[3 * i + k] += share[4 + k];
-                v_opacities[i] += share[7];
-                for (int k = 0; k < channels; ++k) v_colors[(int64_t)channels * i + k] += share[SHARE + k];
-            }
+        std::vector<float> total(stride);
+        for (int64_t i = chunk * CHUNK; i < std::min<int64_t>(N, (chunk + 1) * CHUNK); ++i) {
+            std::fill(total.begin(), total.end(), 0.f);
+            for (int64_t slot = offsets[i]; slot < offsets[i + 1]; ++slot)
+                for (int k = 0; k < stride; ++k) total[k] += shares[slot * stride + k];
+            for (int k = 0; k < 2; ++k) v_means2d[2 * i + k] = total[k], abs_means2d[2 * i + k] = total[2 + k];
+            for (int k = 0; k < 3; ++k) v_conics[3 * i + k] = total[4 + k];
+            v_opacities[i] = total[7];
+            for (int k = 0; k < channels; ++k) v_colors[(int64_t)channels * i + k] = total[SHARE + k];
+        }
     });
 }
 

@@ -1,0 +1,52 @@
+"""Videos and folders of frames come back as they were written."""
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from chopgrad_ns.data.video import read_frames, side_by_side, write_frames, write_video
+from chopgrad_ns.errors import UserError
+from tests.worlds import plane_cameras, plane_photos
+
+
+@pytest.mark.parametrize("height, width", [(48, 64), (47, 63)])
+def test_video_round_trip(tmp_path, height, width):
+    frames = plane_photos(plane_cameras(5))[:, :, :height, :width]
+    write_video(tmp_path / "new" / "clip.mp4", frames, fps=12)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["clip.mp4"]
+    reader = imageio.get_reader(tmp_path / "new" / "clip.mp4")
+    assert reader.get_meta_data()["fps"] == 12 and reader.get_meta_data()["codec"] == "h264"
+    assert "yuv420p" in reader.get_meta_data()["pix_fmt"]
+    again = torch.from_numpy(np.stack([frame for frame in reader])).permute(0, 3, 1, 2).float() / 255
+    assert again.shape == (5, 3, height + height % 2, width + width % 2)
+    assert ((again[:, :, :height, :width] - frames) ** 2).mean() < 1e-3
+    assert (again[:, :, height - 1, :]
+            - again[:, :, -1, :]).abs().mean() < 0.05, "odd sizes repeat their edge"
+
+
+def test_side_by_side():
+    a, b = torch.zeros(2, 3, 4, 6), torch.full((2, 3, 4, 5), 0.5)
+    joined = side_by_side(a, b, gap=2)
+    assert joined.shape == (2, 3, 4, 13)
+    assert joined[..., :6].max() == 0 and joined[..., 6:8].min() == 1 and torch.equal(joined[..., 8:], b)
+
+
+def test_frames_round_trip(tmp_path):
+    frames = (torch.rand(3, 3, 5, 7) * 255).round() / 255
+    write_frames(tmp_path, frames)
+    names, again = read_frames(tmp_path)
+    assert names == ["00000", "00001", "00002"] and torch.allclose(again, frames)
+
+
+def test_bad_frames_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no PNG or JPEG"):
+        read_frames(tmp_path)
+    write_frames(tmp_path, torch.rand(2, 3, 5, 7))
+    Image.new("RGB", (9, 5)).save(tmp_path / "00002.png")
+    with pytest.raises(UserError, match="00002.png is 9×5 px, the first one 7×5"):
+        read_frames(tmp_path)
+    (tmp_path / "00002.png").write_text("no picture")
+    with pytest.raises(UserError, match="00002.png cannot be read"):
+        read_frames(tmp_path)

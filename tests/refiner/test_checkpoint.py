@@ -1,0 +1,122 @@
+"""Refiners on disk."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.refiner import Refiner
+from chopgrad_ns.refiner.config import RefinerConfig
+from tests.refiner.clips import pair, stir
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    refiner = Refiner(RefinerConfig())
+    stir(refiner.model)
+    folder = tmp_path_factory.mktemp("refiner") / "mine"
+    refiner.save(folder)
+    return refiner, folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A copy of the saved refiner to be spoilt."""
+    saved[0].save(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def refused(folder, *words: str, task: str = "artifact-removal") -> None:
+    with pytest.raises(UserError) as error:
+        Refiner.from_pretrained(folder, task=task)
+    message = str(error.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message and message.endswith(".")
+
+
+def test_loaded_refiner_gives_the_same_frames(saved):
+    refiner, folder = saved
+    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+    assert os.listdir(folder.parent) == ["mine"]
+    clip = pair(frames=5, height=16, width=16).degraded
+    loaded = Refiner.from_pretrained(folder)
+    assert loaded.pretrained and torch.equal(loaded(clip), refiner(clip))
+
+
+def test_saving_again_replaces(saved, copy):
+    fresh = Refiner(RefinerConfig())
+    fresh.save(copy)
+    loaded = Refiner.from_pretrained(str(copy)).model.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in fresh.model.state_dict().items())
+
+
+def test_untrained_refiners_are_alike_and_leave_random_numbers_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, second = Refiner(RefinerConfig()), Refiner(RefinerConfig())
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters()))
+    assert not first.pretrained
+
+
+def test_tiny_loads():
+    assert Refiner.from_pretrained("tiny").config.task == "artifact-removal"
+
+
+def test_config_comes_back(tmp_path):
+    config = RefinerConfig(timestep=100, prompt_tokens=3)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert RefinerConfig.read(tmp_path / "config.json") == config
+
+
+def test_missing_folder_is_refused(tmp_path):
+    refused(tmp_path / "nowhere", "nowhere", "tiny")
+
+
+def test_missing_config_is_refused(copy):
+    (copy / "config.json").unlink()
+    refused(copy, "config.json")
+
+
+def test_missing_weights_are_refused(copy):
+    (copy / "model.safetensors").unlink()
+    refused(copy, "incomplete")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 2000, -1])
+def test_truncated_weights_are_refused(copy, keep):
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[:keep])
+    refused(copy, "incomplete")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"format": 99}', '"text"', "{", '{"format": 1}'])
+def test_broken_config_is_refused(copy, text):
+    (copy / "config.json").write_text(text)
+    refused(copy, "config.json")
+
+
+@pytest.mark.parametrize("change", [{"vae": {"surprise": 1}}, {"vae": {}}, {"condition_channels": [3]},
+                                    {"transformer": None}])
+def test_config_that_cannot_be_built_is_refused(copy, change):
+    about = json.loads((copy / "config.json").read_text()) | change
+    (copy / "config.json").write_text(json.dumps(about))
+    refused(copy, str(copy))
+
+
+def test_weights_of_another_size_are_refused(copy):
+    about = json.loads((copy / "config.json").read_text())
+    about["condition_channels"] = [8, 8, 8]
+    (copy / "config.json").write_text(json.dumps(about))
+    refused(copy, "architecture")
+
+
+def test_other_task_is_refused(copy):
+    about = json.loads((copy / "config.json").read_text())
+    about["task"] = "inpainting"
+    (copy / "config.json").write_text(json.dumps(about))
+    refused(copy, "inpainting", "artifact-removal")
+    refused(copy, "no task", task="dancing")

@@ -1,0 +1,197 @@
+"""Training: it learns, can be interrupted, and survives what is broken."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from chopgrad_ns.chopgrad import Truncated
+from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.evaluate.metrics import psnr
+from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
+from chopgrad_ns.refiner.config import RefinerConfig
+from chopgrad_ns.refiner.examples import draw_examples, pixel_weight
+from tests.refiner.clips import pair
+
+QUICK = FinetuneSettings(steps=4, crop=16, clip_frames=5, batch=2, whole_every=0, checkpoint_every=2)
+
+
+def weights(refiner: Refiner) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in refiner.model.state_dict().items()}
+
+
+def same(first: dict, second: dict) -> bool:
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_overfits_a_clip_by_several_decibels():
+    refiner, example = Refiner(RefinerConfig()), pair(frames=5, height=24, width=24)
+    before = psnr(refiner(example.degraded), example.clean).mean()
+    settings = FinetuneSettings(steps=60, lr=3e-3, crop=24, clip_frames=5, batch=1, whole_every=0, ema=0.9)
+    result = finetune(refiner, [example], settings, validation=[example])
+    after = psnr(refiner(example.degraded), example.clean).mean()
+    assert after > before + 4 and refiner.pretrained
+    assert result["psnr_before"] == pytest.approx(float(before), abs=0.01)
+    assert result["psnr_after"] == pytest.approx(float(after), abs=0.01)
+    render = psnr(example.degraded.frames, example.clean).mean()
+    assert result["psnr_render"] == pytest.approx(float(render), abs=0.01)
+    assert result["skipped"] == 0
+
+
+def test_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path):
+    pairs = [pair(seed=i, name=str(i)) for i in range(3)]
+    whole, parts = Refiner(RefinerConfig()), Refiner(RefinerConfig())
+    finetune(whole, pairs, QUICK)
+
+    def interrupt(step, steps):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(parts, pairs, QUICK, progress=interrupt, checkpoint_dir=tmp_path)
+    assert json.loads((tmp_path / "progress.json").read_text())["step"] == 2
+    resumed, seen = Refiner(RefinerConfig()), []
+    finetune(resumed, pairs, QUICK, lambda step, steps: seen.append((step, steps)), checkpoint_dir=tmp_path)
+    assert seen == [(3, 4), (4, 4)]
+    assert same(weights(whole), weights(resumed))
+    assert not same(weights(whole), weights(Refiner(RefinerConfig())))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.json", "step-4.safetensors"]
+
+
+def test_unusable_progress_is_refused(tmp_path):
+    once = replace(QUICK, steps=1)
+
+    def train(config=RefinerConfig(), settings=once):
+        finetune(Refiner(config), [pair()], settings, checkpoint_dir=tmp_path)
+
+    train()
+    with pytest.raises(UserError, match="other settings"):
+        train(settings=replace(once, lr=5e-4))
+    with pytest.raises(UserError, match="other settings"):
+        train(RefinerConfig(timestep=100))
+    file = tmp_path / "step-1.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        train()
+    (tmp_path / "progress.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        train()
+
+
+def test_broken_frames_are_skipped_and_weights_stay_finite(capsys):
+    broken = pair(name="broken")
+    broken.degraded.frames[:] = float("nan")
+    refiner = Refiner(RefinerConfig())
+    settings = replace(QUICK, steps=6, batch=1, seed=1)
+    result = finetune(refiner, [broken, pair()], settings)
+    assert 0 < result["skipped"] < 6
+    assert all(value.isfinite().all() for value in weights(refiner).values())
+    assert capsys.readouterr().err.count("skipped") == result["skipped"]
+
+
+def test_training_that_only_fails_gives_up():
+    broken = pair(name="broken")
+    broken.degraded.frames[:] = float("nan")
+    with pytest.raises(UserError, match="10 steps in a row"):
+        finetune(Refiner(RefinerConfig()), [broken], replace(QUICK, steps=30, batch=1))
+
+
+def test_no_pairs_is_refused():
+    with pytest.raises(UserError, match="no pairs"):
+        finetune(Refiner(RefinerConfig()), [], QUICK)
+
+
+def test_time_limit_ends_the_training(tmp_path):
+    seen = []
+    settings = replace(QUICK, steps=10_000, max_seconds=0.3)
+    finetune(Refiner(RefinerConfig()), [pair()], settings, lambda step, steps: seen.append(step), tmp_path)
+    assert 1 <= len(seen) < 100
+    assert json.loads((tmp_path / "progress.json").read_text())["step"] == seen[-1]
+
+
+def test_whole_trajectories_and_other_strategies():
+    bare = Pair(Clip(pair().clean), pair().clean, "bare")
+    pairs = [pair(frames=7, seed=0), pair(frames=2, seed=1, references=0), bare]
+    for settings in (replace(QUICK, clip_frames=None, steps=2), replace(QUICK, steps=1, batch=3)):
+        refiner = Refiner(RefinerConfig())
+        before = weights(refiner)
+        result = finetune(refiner, pairs, settings, backprop=Truncated(1))
+        assert result["skipped"] == 0 and not same(before, weights(refiner))
+
+
+def test_pictures_smaller_than_a_block():
+    small = pair(frames=3, height=6, width=5)
+    assert finetune(Refiner(RefinerConfig()), [small], replace(QUICK, steps=1))["skipped"] == 0
+
+
+def test_a_step_mixes_pairs_and_can_be_drawn_again():
+    # Every picture of pair i has the one value i / 10, which flips and crops keep.
+    pairs = []
+    for i in range(4):
+        shade = torch.full((12, 3, 24, 40), i / 10)
+        pairs.append(Pair(Clip(shade), shade.clone(), str(i)))
+    settings = FinetuneSettings(crop=20, clip_frames=9, batch=3, whole_every=4)
+    for step in range(4):
+        examples = draw_examples(pairs, settings, step, 8)
+        shades = [round(float(example.clip.frames.mean()), 3) for example in examples]
+        assert len(set(shades)) == len(examples) == (1 if step == 3 else 3)
+        assert all(example.clip.frames.shape == ((12 if step == 3 else 9), 3, 16, 16) for example in examples)
+        again = draw_examples(pairs, settings, step, 8)
+        assert all(torch.equal(a.clip.frames, b.clip.frames) for a, b in zip(examples, again))
+        for example, shade in zip(examples, shades):
+            assert torch.allclose(example.target[:, :3], torch.tensor(2 * shade - 1))
+
+
+def test_targets_stay_beside_their_frames_and_weights():
+    """Crops, flips and waiting cut everything alike."""
+    frames, size = 6, 24
+    marks = torch.rand(frames, 3, size, size, generator=torch.Generator().manual_seed(0))
+    alpha = (marks[:, :1] > 0.3).float()
+    clip = Clip(marks, alpha=alpha, references=marks[:, None].clone(),
+                reference_masks=marks[:, None, :1].clone())
+    one = Pair(clip, marks.clone(), "marks", valid=(marks[:, 1:2] > 0.2).float())
+    for step in range(12):
+        settings = FinetuneSettings(crop=16, clip_frames=9, batch=1, whole_every=0, reference_dropout=0,
+                                    reference_disorder=0)
+        (example,) = draw_examples([one], settings, step, 8)
+        shown = example.clip.frames
+        torch.testing.assert_close(example.target[:, :3], 2 * shown - 1)
+        assert torch.equal(example.clip.references[:, 0], shown)
+        assert torch.equal(example.clip.reference_masks[:, 0], shown[:, :1])
+        expected = (shown[:, :1] > 0.3) & (shown[:, 1:2] > 0.2)
+        assert torch.equal(example.target[:frames, 3:], expected[:frames].float())
+        assert not example.target[frames:, 3:].any()
+
+
+def test_references_drop_out():
+    counts = set()
+    settings = FinetuneSettings(crop=16, clip_frames=5, batch=1, whole_every=0, reference_dropout=0.7)
+    for step in range(20):
+        (example,) = draw_examples([pair()], settings, step, 8)
+        counts.add(0 if example.clip.references is None else example.clip.references.shape[1])
+    assert counts == {0, 1, 2}
+
+
+def test_disorder_changes_references_alone_and_the_same_way_in_every_frame():
+    shade = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)).expand(5, -1, -1, -1)
+    masks = torch.ones(5, 2, 1, 24, 24)
+    one = Pair(Clip(shade, references=shade[:, None].expand(-1, 2, -1, -1, -1), reference_masks=masks), shade, "still")
+    settings = FinetuneSettings(crop=24, clip_frames=5, batch=1, whole_every=0, reference_dropout=0)
+    tidy, messy = (draw_examples([one], replace(settings, reference_disorder=chance), 0, 8)[0] for chance in (0.0, 1.0))
+    assert torch.equal(tidy.clip.references[:, 0], tidy.clip.frames)
+    assert torch.equal(messy.clip.frames, tidy.clip.frames) and torch.equal(messy.target, tidy.target)
+    assert torch.equal(messy.clip.references[0], messy.clip.references[4])
+    difference = (messy.clip.references - tidy.clip.references).abs().mean(dim=(0, 2, 3, 4))
+    assert (difference > 0.02).all() and messy.clip.references.min() >= 0 and messy.clip.references.max() <= 1
+    assert not torch.equal(messy.clip.references[:, 0], messy.clip.references[:, 1])
+
+
+def test_weight_is_zero_where_nothing_is_known():
+    example = pair(frames=2)
+    example.degraded.alpha[:, :, :5] = 0.4
+    valid = torch.ones(2, 1, 32, 32)
+    valid[0] = 0
+    weight = pixel_weight(example.degraded, valid, 0.5)
+    assert not weight[0].any() and not weight[1, :, :5].any() and weight[1, :, 5:].all()
