@@ -16,8 +16,8 @@ Looked at in diffusers 0.42 and left out, since their `decode` carries no cache 
 blended), `AutoencoderKLHunyuanVideo` and `AutoencoderKLHunyuanVideo15` (all frames at once; the mid block attends over
 all earlier frames, so what a group needs of the past grows with the clip), `AutoencoderKLCosmos` (all frames at once,
 with temporal attention), `AutoencoderVidTok` (all frames at once; its cache serves tiled decoding only),
-`AutoencoderKLTemporalDecoder` (not causal), `AutoencoderKLQwenImage21` (takes one latent frame alone). What decodes
-images or sound has no groups.
+`AutoencoderKLTemporalDecoder` (not causal), `AutoencoderKLQwenImage21` (takes one latent frame alone), LTX-2's diffusion
+decoder (random). What decodes images or sound has no groups; Step-Video's autoencoder is not in diffusers.
 """
 
 from __future__ import annotations
