@@ -14,11 +14,11 @@ from torch import Tensor
 from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.refiner.settings import FinetuneSettings
 
-BEND = 1.5
+BEND = 0.75
 """Standard deviation, in pixels, by which a disordered reference is displaced."""
 BEND_GRID = 4
 """Displacements are drawn at this many places in each direction and interpolated."""
-EXPOSURE = 0.08
+EXPOSURE = 0.05
 """Standard deviation of the gain of a disordered reference; a third of it more in each channel."""
 
 
