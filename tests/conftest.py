@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
+
+import torch  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):

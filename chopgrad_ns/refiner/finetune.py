@@ -25,6 +25,7 @@ from chopgrad_ns.refiner.examples import Example, draw_examples, padded_target, 
 from chopgrad_ns.refiner.refiner import Refiner, collate
 from chopgrad_ns.refiner.settings import FinetuneSettings
 
+LR_UNTRAINED, LR_TRAINED = 1e-3, 2e-4
 WARMUP = 0.05
 """Share of the training over which the learning rate rises."""
 PATIENCE = 10
@@ -96,7 +97,8 @@ class _Run:
         self.refiner, self.settings, self.backprop = refiner, settings, backprop
         self.model = refiner.model
         self.parameters = dict(self.model.named_parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=1e-4)
+        self.lr = settings.lr or (LR_TRAINED if refiner.pretrained else LR_UNTRAINED)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=self.lr, weight_decay=1e-4)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.loss_fn = Weighted(settings.losses)
         self.step, self.skipped, self._skipped_in_a_row, self.seconds = 0, 0, 0, 0.0
@@ -110,7 +112,7 @@ class _Run:
     def train_step(self, pairs: Sequence[Pair]) -> None:
         began = time.monotonic()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * _schedule(self._share())
+            group["lr"] = self.lr * _schedule(self._share())
         examples = draw_examples(pairs, self.settings, self.step, self.refiner.config.spatial_factor)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(examples)

@@ -9,8 +9,9 @@ class FinetuneSettings:
     """How to train. The defaults take about a second a step on two cores."""
 
     steps: int = 400
-    lr: float = 1e-3
-    """highest learning rate of AdamW; it rises over 5 % of the training and falls along a cosine"""
+    lr: Optional[float] = None
+    """highest learning rate of AdamW; it rises over 5 % of the training and falls along a cosine; None: 1e-3 for an
+    untrained refiner, 2e-4 for a trained one"""
     max_seconds: Optional[float] = None
     """stop by then, even if `steps` are not reached; the learning rate falls with whichever runs out first"""
     crop: int = 48
