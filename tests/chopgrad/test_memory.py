@@ -75,7 +75,7 @@ def states(keep_every: int, latent_frames: int = 6) -> int:
     """States of the decoder that the loss holds on to between forward and backward."""
     decoder, latents, target, side = example(wan("2.1", torch.float32), latent_frames, dtype=torch.float32, side=False)
     loss = pixel_loss(latents, target, decoder, curved, Exact(keep_every=keep_every), side=side)
-    return len(loss.grad_fn.kept)
+    return len(loss.grad_fn.states)
 
 
 def test_only_every_kth_state_is_kept():
