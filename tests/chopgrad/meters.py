@@ -1,10 +1,8 @@
-"""What a computation holds at once: activations saved for backward, and all that is allocated."""
+"""What a computation holds at once of activations."""
 
-import gc
 from collections import Counter
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 
 class SavedBytes:
@@ -40,16 +38,3 @@ class _Held:
 
     def __del__(self):
         self.saved.add(self.memory, -1)
-
-
-def allocated_peak(function) -> int:
-    """The most bytes that `function` has allocated at once on the CPU, by the allocator's own account."""
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles, Truncated, pixel_loss
+from chopgrad_ns.chopgrad.meter import peak_bytes
 from tests.chopgrad.decoders import curved, example, wan
-from tests.chopgrad.meters import SavedBytes, allocated_peak
+from tests.chopgrad.meters import SavedBytes
 from tests.chopgrad.test_block_checkpoint import with_blocks
 
 
@@ -72,7 +73,8 @@ def test_tiles_hold_the_groups_of_a_tile():
 def test_what_is_allocated_falls_with_what_is_saved():
     """By the allocator's account, states, temporaries and gradients included."""
     decoder, latents, target, side = small(6, size=8)
-    peaks = [allocated_peak(lambda: pixel_loss(latents, target, decoder, curved, backprop, side=side).backward())
+    step = lambda backprop: pixel_loss(latents, target, decoder, curved, backprop, side=side).backward()  # noqa: E731
+    peaks = [peak_bytes(lambda: step(backprop), latents.device)
              for backprop in (Full(), Exact(), Exact(checkpoint_blocks=True), Exact(keep_every=3, checkpoint_blocks=True))]
     assert peaks[1] < 0.6 * peaks[0] and peaks[2] < 0.85 * peaks[1] and peaks[3] < 0.95 * peaks[2]
 
