@@ -18,7 +18,7 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
     Raises:
         ValueError: for a device that is neither CUDA nor the CPU.
     """
-    gc.collect()
+    gc.collect()  # garbage that is freed meanwhile would count as memory given back
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

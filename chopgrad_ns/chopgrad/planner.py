@@ -50,8 +50,8 @@ def plan(decoder: CausalDecoder, shape: Shape, budget_bytes: int, loss_fn: Calla
     """The fastest strategy with the exact gradient, or at last one in tiles, whose peak memory fits a budget.
 
     Small clips (three square crops, two lengths) are decoded and differentiated on the decoder's device, under the
-    autocast and with the trainable parameters that are in force. Peaks are continued with the number of groups by
-    a straight line, and with the size by area, perimeter and a constant. Of attention, whose matrix would grow
+    autocast and with the trainable parameters that are in force. Peaks are continued by a straight line over the
+    number of groups, and by a constant, perimeter and area over the size. Of attention, whose matrix would grow
     with the square of the area, PyTorch's fused kernels keep none; where they do not apply (float64 on some
     devices, say), large pictures take more than is foretold.
 
@@ -161,8 +161,8 @@ def _terms(height: int, width: int) -> Tensor:
 class _Measure:
     """Peaks of strategies on small clips."""
 
-    LENGTHS = (4, 6)
-    """Groups of the clips. The first groups of a clip differ from later ones; from the fourth on they are alike."""
+    LENGTHS = (3, 5)
+    """Groups of the clips. A clip's first two groups are of their own kind; from the third on they are alike."""
 
     def __init__(self, decoder: CausalDecoder, shape: Shape, loss_fn, side: SideOf | None, crop: int | None):
         self.decoder, self.loss_fn, self.side = decoder, loss_fn, side
@@ -193,16 +193,15 @@ class _Measure:
         return self._found[strategy]
 
     def _measure(self, strategy: Backprop) -> _Peaks:
-        lengths = [len(self.decoder.groups(frames)) for frames in self.frames]
-        always, each = [], []
-        for size in self.sizes:
-            first, second = (self._peak(strategy, frames, size) for frames in self.frames)
-            slope = (second - first) / max(lengths[1] - lengths[0], 1)
-            always.append(first - slope * lengths[0])
-            each.append(slope)
+        short, long = (len(self.decoder.groups(frames)) for frames in self.frames)
+        peaks = torch.tensor([self._peak(strategy, self.frames[1], size) for size in self.sizes], dtype=torch.float64)
         terms = torch.stack([_terms(size, size) for size in self.sizes])
-        solve = lambda values: torch.linalg.solve(terms, torch.tensor(values, dtype=torch.float64))  # noqa: E731
-        return _Peaks(solve(always), solve(each))
+        if strategy == Exact(checkpoint_blocks=True):
+            each = self.peaks(Exact()).each  # the same states
+        else:
+            shorter = torch.tensor([self._peak(strategy, self.frames[0], size) for size in self.sizes], dtype=torch.float64)
+            each = torch.linalg.solve(terms, (peaks - shorter) / max(long - short, 1))
+        return _Peaks(torch.linalg.solve(terms, peaks) - long * each, each)
 
     def _peak(self, strategy: Backprop, frames: int, size: int) -> int:
         shape = (self.batch, self.channels, frames, size, size)

@@ -60,7 +60,7 @@ def test_one_tile_is_the_whole(strategy, tiles):
     example_ = example(wan(), size=3)
     loss, expected = gradients(example_, looking_back(1), strategy())
     found_loss, found = gradients(example_, looking_back(1), strategy(tiles=tiles))
-    assert found_loss == loss and difference(found, expected) <= 1e-15
+    assert found_loss == loss and difference(found, expected) <= 1e-12
 
 
 @STRATEGIES
@@ -83,11 +83,11 @@ def test_a_smaller_halo_does_not():
 def test_wan_comes_nearer_to_the_whole_with_the_halo():
     vae = wan()
     vae.decoder.mid_block.attentions[0] = None  # diffusers leaves it out then
-    example_ = example(vae, 2, size=10, side=False)
+    example_ = example(vae, 2, size=12, side=False)
     _, expected = gradients(example_, curved, Full())
-    errors = [difference(gradients(example_, curved, Exact(tiles=SpatialTiles(10, 5, halo)))[1], expected)
-              for halo in (0, 2, 4)]
-    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+    errors = [float((gradients(example_, curved, Exact(tiles=SpatialTiles(12, 6, halo)))[1]["latents"]
+                     - expected["latents"]).norm() / expected["latents"].norm()) for halo in (0, 2, 4, 6)]
+    assert errors[0] > 1.5 * errors[1] > 3 * errors[2] and errors[3] < 1e-9, "at last each tile reads all"
 
 
 def test_wan_with_attention_differs():
@@ -122,7 +122,7 @@ def test_only_what_requires_grad(strategy):
 
 def test_targets_by_the_slice_and_evaluation_alone():
     decoder, latents, target, side = near(1)
-    strategy = Exact(tiles=SpatialTiles(4, 6, 1))
+    strategy = Exact(tiles=SpatialTiles(4, 6, 2))
     loss = pixel_loss(latents, lambda span: target[:, :, span], decoder, curved, strategy, side=side)
     assert loss.requires_grad
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_targets_by_the_slice_and_evaluation_alone():
 
 def test_what_cannot_be_cut_is_refused():
     decoder, latents, target, side = near(0)
-    with pytest.raises(ValueError, match=r"tile of latent rows 0…2, columns 0…11: the side tensor for coarse has shape"):
+    with pytest.raises(ValueError, match=r"tile of latent rows 2…4, columns 0…11: the side tensor for coarse has shape"):
         pixel_loss(latents, target, decoder, curved, Exact(tiles=SpatialTiles(3, 12, 0)), side=side)
     bad = lambda span: target[:, :, span] + 9 * (span.start == 1)  # noqa: E731
     with pytest.raises(ValueError, match="tile of latent rows 0…3, columns 0…11: group 1, frames 1…1: the target reaches"):
