@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -17,7 +18,7 @@ from chopgrad_ns.chopgrad.offload import States
 from chopgrad_ns.chopgrad.strategies import Backprop, Exact, Full, Truncated
 
 
-def propagate(clip: ClipLoss, strategy: Backprop, latents: Tensor) -> Tensor:
+def propagate(clip: ClipLoss, strategy: Backprop, latents: Float[Tensor, "b c tz hz wz"]) -> Float[Tensor, ""]:
     """Loss of a clip with the gradient of a strategy, whose tiles are not looked at."""
     inputs, tensors = Inputs.of(clip)
     if isinstance(strategy, Full) or not needs_grad(latents, *tensors):

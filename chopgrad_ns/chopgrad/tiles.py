@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from chopgrad_ns.chopgrad.clip_loss import ClipLoss
@@ -45,8 +46,13 @@ def _widened(part: slice, halo: int, length: int) -> slice:
     return slice(max(part.start - halo, 0), min(part.stop + halo, length))
 
 
-def crop(tensor: Tensor, region: Region, size: tuple[int, int], what: str) -> Tensor:
-    """The view of a tensor's last two dimensions that lies over a region of latents of `size`."""
+def crop(tensor: Shaped[Tensor, "*rest h w"], region: Region, size: tuple[int, int],
+         what: str) -> Shaped[Tensor, "*rest h2 w2"]:
+    """The view of a tensor, of whatever resolution, that lies over a region of latents of size (rows, columns).
+
+    Raises:
+        ValueError: where the region's edges fall between the tensor's pixels, calling the tensor `what`.
+    """
     parts = []
     for part, whole, length in zip(region, size, tensor.shape[-2:]):
         if part.start * length % whole or part.stop * length % whole:
@@ -133,7 +139,7 @@ class TiledLoss(ReadyLoss):
         return total
 
 
-def tiled_loss(clip: ClipLoss, strategy: Backprop, latents: Tensor) -> Tensor:
+def tiled_loss(clip: ClipLoss, strategy: Backprop, latents: Float[Tensor, "b c tz hz wz"]) -> Float[Tensor, ""]:
     """Loss of a clip tile by tile, with the gradient of a strategy cut at the tiles' halos."""
     inputs, tensors = Inputs.of(clip)
     if needs_grad(latents, *tensors):
