@@ -101,6 +101,8 @@ def _alternatives(measure: _Measure, shape: Shape, halo: int) -> Iterator[Altern
     peaks, held = measure.peaks(Exact(checkpoint_blocks=measure.has_blocks)), _states_held(strategy, groups)
     for tiles in _tilings(height, width, halo):
         sizes = [tuple(part.stop - part.start for part in tile.read) for tile in tiles_of(height, width, tiles)]
+        if (height, width) in sizes:  # halos bring back all that was cut off
+            continue
         more = sum(rows * columns for rows, columns in sizes) / (height * width)
         yield Alternative(replace(strategy, tiles=tiles), max(peaks.at(*size, held) for size in sizes), _time(strategy) * more)
 
@@ -117,7 +119,7 @@ def _exact(groups: int, measure: _Measure) -> Iterator[Exact]:
 def _states_held(strategy: Exact, groups: int) -> int:
     """States on the device at once during the backward sweep."""
     if strategy.offload == "cpu":
-        return min(groups, 2)  # the one in use, and the next on its way
+        return min(groups, 3)  # the one in use, the next on its way, and the cotangent of the one before
     k = strategy.keep_every
     if k == 1:
         return groups
@@ -218,4 +220,6 @@ class _Measure:
             loss = pixel_loss(latents, target, self.decoder, self.loss_fn, strategy, side=sides)
             return torch.autograd.grad(loss, sources, allow_unused=True)
 
+        if self.device.type == "cuda":
+            step()  # libraries' work spaces are allocated by the first call, and stay
         return peak_bytes(step, self.device)

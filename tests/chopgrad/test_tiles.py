@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from chopgrad_ns.chopgrad import CausalDecoder, Exact, Full, SpatialTiles, Truncated, pixel_loss
 from chopgrad_ns.chopgrad.tiles import tiles_of
 from tests.chopgrad.decoders import curved, decode, difference, example, gradients, looking_back, wan
+from tests.chopgrad.test_block_checkpoint import with_blocks
 
 STRATEGIES = pytest.mark.parametrize("strategy", [Full, Truncated, Exact])
 
@@ -88,6 +89,14 @@ def test_wan_comes_nearer_to_the_whole_with_the_halo():
     errors = [float((gradients(example_, curved, Exact(tiles=SpatialTiles(12, 6, halo)))[1]["latents"]
                      - expected["latents"]).norm() / expected["latents"].norm()) for halo in (0, 2, 4, 6)]
     assert errors[0] > 1.5 * errors[1] > 3 * errors[2] and errors[3] < 1e-9, "at last each tile reads all"
+
+
+def test_tiles_with_checkpointed_blocks():
+    example_ = with_blocks(example(wan(), size=3, side=False))
+    tiles = SpatialTiles(3, 2, 1)
+    _, expected = gradients(example_, curved, Full(tiles=tiles))
+    _, found = gradients(example_, curved, Exact(checkpoint_blocks=True, tiles=tiles))
+    assert difference(found, expected) <= 1e-9
 
 
 def test_wan_with_attention_differs():
