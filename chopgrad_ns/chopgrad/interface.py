@@ -10,7 +10,9 @@ and everything here (strategies, memory) follows from it.
 **Writing an adapter.** Subclass `CausalDecoder` and implement `groups`, `frames_of`, `initial_state`,
 `decode_group` and `parameters` (or write a class of its own that has these five). A state is any nesting of tuples
 whose leaves are tensors, None or strings. `decode_group` must not change its inputs, nor anything outside, and must
-not be random (no dropout): it is called more than once for the same group.
+not be random (no dropout): it is called more than once for the same group, and by several threads. A side tensor that it
+has no use for is a ValueError that names those it has. An adapter is right if groups decoded one after the other and
+joined are what the decoder gives for the whole clip, and if `frames_of` says which frames these are.
 """
 
 from __future__ import annotations

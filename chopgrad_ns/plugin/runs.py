@@ -1,7 +1,6 @@
 """Run folders: an interrupted run is found again by giving the same command."""
 
 import contextlib
-import copy
 import fcntl
 import hashlib
 import json
@@ -43,6 +42,9 @@ class RunFolderMixin:
                 CONSOLE.print(f"Continuing the unfinished run {self.get_base_dir()} (a new one: --timestamp NAME).")
                 return
         super().set_timestamp()
+        settings = _settings_of(self.get_base_dir())
+        if settings not in (None, self._fingerprint()):
+            refuse(UserError(f"{self.get_base_dir()} holds a run with other settings; name a new one with --timestamp NAME."))
 
     def save_config(self) -> None:
         super().save_config()
@@ -62,17 +64,23 @@ class RunFolderMixin:
         self.pipeline.datamanager.dataparser.setup().get_dataparser_outputs(split="train")
 
     def _fingerprint(self) -> str:
-        settings = copy.deepcopy(self)
-        settings.timestamp = ""
-        return hashlib.sha256(yaml.dump(settings).encode()).hexdigest()
+        """Of all settings that the result depends on: not of logging, the viewer, or how often is saved."""
+        decisive = [str(self.data), self.refine, self.pipeline, self.optimizers, self.machine.seed]
+        return hashlib.sha256(yaml.dump(decisive).encode()).hexdigest()
 
     def _unfinished(self) -> str | None:
         folder = self.get_base_dir().parent
         for run in sorted(folder.glob(f"*/{RUN_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                if json.loads(run.read_text())["settings"] == self._fingerprint():
-                    return None if (run.parent / METRICS_FILE).exists() else run.parent.name
+            if _settings_of(run.parent) == self._fingerprint():
+                return None if (run.parent / METRICS_FILE).exists() else run.parent.name
         return None
+
+
+def _settings_of(folder: Path) -> str | None:
+    """Fingerprint of the settings that a run was started with, or None where no run is."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return json.loads((folder / RUN_FILE).read_text())["settings"]
+    return None
 
 
 class RunLock:

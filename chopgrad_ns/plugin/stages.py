@@ -28,6 +28,9 @@ def check_settings(settings) -> None:
                         "references": 0}.items():
         if getattr(settings, name) < least:
             raise UserError(f"--refine.{name.replace('_', '-')} is {getattr(settings, name)}; give {least} or more.")
+    if settings.finetune_steps and not settings.folds and not settings.sample_worlds:
+        raise UserError("There is nothing to fine-tune on; give --refine.folds or --refine.sample-worlds, or "
+                        "--refine.finetune-steps 0.")
     if settings.splat is not None:
         from chopgrad_ns.splat.gaussians import Gaussians
 

@@ -1,7 +1,9 @@
 """Decoders at toy size, and what the tests compare."""
 
+import functools
+
+import diffusers
 import torch
-from diffusers import AutoencoderKLWan
 from diffusers.utils import logging
 
 from chopgrad_ns.chopgrad import CausalDecoder, as_causal_decoder, pixel_loss
@@ -16,21 +18,84 @@ WAN = {
 }
 
 
-def wan(kind: str = "2.1", dtype: torch.dtype = torch.float64) -> AutoencoderKLWan:
-    """A real Wan autoencoder with random weights, gains included, so that no gradient is small by accident."""
+def wan(kind: str = "2.1", dtype: torch.dtype = torch.float64):
+    """A Wan autoencoder."""
+    return _random(diffusers.AutoencoderKLWan, dtype, base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.0] * 4,
+                   latents_std=[1.0] * 4, **WAN[kind])
+
+
+def _random(cls, dtype: torch.dtype, **config):
+    """A real autoencoder of four latent channels with random weights, gains included, so that no gradient is small by
+    accident."""
     torch.manual_seed(3)
-    vae = AutoencoderKLWan(base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
-                           **WAN[kind])
+    vae = cls(**config)
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     if dtype == torch.float64:
-        # Wan's upsampling passes through float32, which would hide differences smaller than its rounding.
         for module in vae.decoder.modules():
-            for name, child in module.named_children():
-                if type(child).__name__ == "WanUpsample":
-                    setattr(module, name, torch.nn.Upsample(scale_factor=child.scale_factor, mode=child.mode))
+            _keep_double(module)
     return vae.to(dtype).eval()
+
+
+def _keep_double(module: torch.nn.Module) -> None:
+    """Replace children that pass through float32, which would hide differences smaller than its rounding."""
+    for name, child in module.named_children():
+        if type(child).__name__ in ("WanUpsample", "QwenImageUpsample"):
+            setattr(module, name, torch.nn.Upsample(scale_factor=child.scale_factor, mode=child.mode))
+        elif type(child).__name__ == "Kandinsky6VAERMSNorm":
+            setattr(module, name, DoubleNorm(child))
+
+
+class DoubleNorm(torch.nn.Module):
+    """Kandinsky 6's normalisation without its passage through float32."""
+
+    def __init__(self, norm: torch.nn.Module):
+        super().__init__()
+        self.scale, self.gamma = norm.scale, norm.gamma
+
+    def forward(self, x):
+        return torch.nn.functional.normalize(x, dim=1) * self.scale * self.gamma
+
+
+_DIFFUSERS = {
+    "qwen-image": ("AutoencoderKLQwenImage", {
+        "base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 2], "temperal_downsample": [False, True], "num_res_blocks": 1,
+        "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}),
+    "cogvideox": ("AutoencoderKLCogVideoX", {
+        "block_out_channels": (4, 4, 8), "latent_channels": 4, "layers_per_block": 1, "norm_num_groups": 2,
+        "down_block_types": ("CogVideoXDownBlock3D",) * 3, "up_block_types": ("CogVideoXUpBlock3D",) * 3}),
+    # Its norms have 32 groups, as K-VAE's: of two channels, since one alone would take out the gradient of biases.
+    "mochi": ("AutoencoderKLMochi", {
+        "encoder_block_out_channels": (32, 32, 32, 32), "decoder_block_out_channels": (64, 64, 64, 64),
+        "latent_channels": 4, "layers_per_block": (1, 1, 1, 1, 1), "spatial_expansions": (2, 1, 1)}),
+    "magvit": ("AutoencoderKLMagvit", {
+        "block_out_channels": [4, 4, 8], "latent_channels": 4, "layers_per_block": 1, "norm_num_groups": 2,
+        "down_block_types": ["SpatialDownBlock3D"] + ["SpatialTemporalDownBlock3D"] * 2,
+        "up_block_types": ["SpatialUpBlock3D"] + ["SpatialTemporalUpBlock3D"] * 2}),
+    "kvae": ("AutoencoderKLKVAEVideo", {"ch": 64, "ch_mult": (1, 1, 1), "num_res_blocks": 1, "z_channels": 4}),
+    "kandinsky-6": ("Kandinsky6SRVAE", {
+        "encoder_block_out_channels": (4, 8, 8), "decoder_block_out_channels": (4, 8, 8), "latent_channels": 4,
+        "layers_per_block": 1, "temporal_compression_start_level": 0}),
+}
+
+
+def _of_diffusers(name: str, dtype: torch.dtype = torch.float64):
+    cls, config = _DIFFUSERS[name]
+    return _random(getattr(diffusers, cls), dtype, **config)
+
+
+def framewise_mochi(dtype: torch.dtype = torch.float64):
+    vae = _of_diffusers("mochi", dtype)
+    vae.use_framewise_decoding = True
+    return vae
+
+
+DECODERS = {**{f"wan{kind}": functools.partial(wan, kind) for kind in WAN},
+            **{name: functools.partial(_of_diffusers, name) for name in _DIFFUSERS}, "mochi, framewise": framewise_mochi}
+"""Factories: `DECODERS[name](dtype)` is an autoencoder of diffusers."""
+CLIP = {"cogvideox": 7, "mochi": 3, "mochi, framewise": 5, "kvae": 10, "kandinsky-6": 10}
+"""Latent frames that make three groups (of Mochi the one), the first or the last uneven where a class has that; else 3."""
 
 
 class Echo(CausalDecoder):
@@ -69,7 +134,7 @@ class Echo(CausalDecoder):
 
 
 def example(vae_or_decoder, latent_frames: int = 4, batch: int = 1, size: int = 3, dtype=torch.float64, side: bool = True):
-    """A decoder, latents, target, side tensors (for Wan: two blocks)."""
+    """A decoder, latents, target, side tensors (for diffusers' classes: of the first two blocks)."""
     decoder = as_causal_decoder(vae_or_decoder)
     generator = torch.Generator().manual_seed(11)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
@@ -92,9 +157,11 @@ def _side_shapes(source, decoder, latents):
     if isinstance(source, Echo):
         return [{"bias": tuple(latents[:, :, group].shape)} for group in decoder.groups(latents.shape[2])]
     seen = []
-    blocks = {"mid_block": source.decoder.mid_block, "up_blocks.0": source.decoder.up_blocks[0]}
-    handles = [block.register_forward_hook(lambda _m, _i, out, name=name: seen[-1].__setitem__(name, tuple(out.shape)))
-               for name, block in blocks.items()]
+
+    def note(name):
+        return lambda _m, _i, out: seen[-1].__setitem__(name, tuple((out[0] if isinstance(out, tuple) else out).shape))
+
+    handles = [source.decoder.get_submodule(name).register_forward_hook(note(name)) for name in decoder.blocks[:2]]
     state = decoder.initial_state()
     with torch.no_grad():
         for group in decoder.groups(latents.shape[2]):

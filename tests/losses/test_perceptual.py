@@ -5,26 +5,13 @@ from pathlib import Path
 import lpips
 import pytest
 import torch
-import torchvision
 from stlpips_pytorch import stlpips
 from torchvision.transforms.functional import gaussian_blur
 
+from chopgrad_ns import losses
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.losses import perceptual, perceptual_loss
-from chopgrad_ns.losses.perceptual import VGG_FILE
-
-
-@pytest.fixture
-def empty_hub(tmp_path, monkeypatch):
-    """torch.hub's folder of weights, empty, and no way out: as on a machine without internet."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    perceptual.cache_clear()
-    yield tmp_path / "hub" / "checkpoints"
-    perceptual.cache_clear()
+from chopgrad_ns.losses import lpips_loss, perceptual, perceptual_loss
+from chopgrad_ns.losses.pretrained import VGG_FILE
 
 
 def pictures(height: int = 64, width: int = 80, count: int = 2) -> torch.Tensor:
@@ -55,16 +42,14 @@ def test_st_lpips_weights_are_all_there(empty_hub):
     assert not any(p.requires_grad for p in perceptual().parameters()) and not perceptual().network.training
 
 
-def test_with_vgg_in_the_hub_it_is_lpips(empty_hub):
-    torch.manual_seed(0)
-    features = {f"features.{name}": value for name, value in torchvision.models.vgg16(weights=None).features.state_dict().items()}
+def test_with_vgg_in_the_hub_it_is_lpips(empty_hub, random_vgg):
     empty_hub.mkdir(parents=True)
-    torch.save(features, empty_hub / VGG_FILE)
+    torch.save(random_vgg, empty_hub / VGG_FILE)
     network = perceptual()
-    assert network.name == "lpips"
+    assert network.name == "lpips" and losses.lpips() is network
     state = network.network.net.state_dict()
-    assert len(state) == len(features) == 26
-    assert all(torch.equal(value, features["features." + name.split(".", 1)[1]]) for name, value in state.items())
+    assert len(state) == len(random_vgg) == 26
+    assert all(torch.equal(value, random_vgg["features." + name.split(".", 1)[1]]) for name, value in state.items())
     linear = torch.load(Path(lpips.__file__).parent / "weights/v0.1/vgg.pth", weights_only=True, map_location="cpu")
     assert all(torch.equal(network.network.state_dict()[name], value) for name, value in linear.items())
     assert network(pictures(), pictures()).abs().max() == 0 and (network(pictures(), pictures().flip(-1)) > 0.01).all()
@@ -73,8 +58,14 @@ def test_with_vgg_in_the_hub_it_is_lpips(empty_hub):
 def test_a_broken_file_is_named(empty_hub):
     empty_hub.mkdir(parents=True)
     (empty_hub / VGG_FILE).write_bytes(b"<html>404</html>")
-    with pytest.raises(UserError, match=f"{VGG_FILE} does not hold torchvision's weights of VGG16; delete it"):
+    with pytest.raises(UserError, match=f"{VGG_FILE} does not hold the weights that .*{VGG_FILE} has; delete it"):
         perceptual()
+
+
+def test_lpips_by_name_is_lpips_or_nothing(empty_hub):
+    target = pictures()[None].transpose(1, 2)
+    with pytest.raises(UserError, match=f"LPIPS needs {VGG_FILE}, which is neither in {empty_hub} nor to be .*; put .* there"):
+        lpips_loss(target, target)
 
 
 @pytest.mark.parametrize("size", [(64, 80), (16, 24), (9, 40), (72, 65)])

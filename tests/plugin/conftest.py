@@ -42,12 +42,20 @@ def write_plane_scene(folder: Path, count: int = 9, noise_on: tuple[int, ...] = 
     return folder
 
 
+def command(scene: Path, output: Path, *arguments: str) -> list[str]:
+    """`ns-train chopgrad-refine` at toy size; later arguments override the toy's."""
+    return [str(Path(sys.executable).with_name("ns-train")), "chopgrad-refine", "--data", str(scene), "--output-dir",
+            str(output), "--vis", "tensorboard", *TOY, *arguments]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "XDG_CACHE_HOME": str(cache), "OMP_WAIT_POLICY": "passive"}
+
+
 def ns_train(scene: Path, output: Path, *arguments: str, cache: Path, check: bool = True) -> subprocess.CompletedProcess:
     """The real command in a process of its own, with a cache of its own."""
-    command = [str(Path(sys.executable).with_name("ns-train")), "chopgrad-refine", "--data", str(scene), "--output-dir",
-               str(output), "--vis", "tensorboard", *TOY, *arguments]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "OMP_WAIT_POLICY": "passive"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    result = subprocess.run(command(scene, output, *arguments), capture_output=True, text=True,
+                            env=environment(cache), timeout=500)
     if check and result.returncode:
         raise AssertionError(result.stdout[-4000:] + result.stderr[-4000:])
     return result

@@ -1,8 +1,14 @@
 """`ns-train chopgrad-refine` end to end at toy size, and what nerfstudio's commands make of the result."""
 
+import contextlib
 import json
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -11,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from chopgrad_ns.splat.gaussians import Gaussians
-from tests.plugin.conftest import ns_train, write_plane_scene
+from tests.plugin.conftest import command, environment, ns_train, write_plane_scene
 
 
 def nerfstudio(command: str, *arguments) -> subprocess.CompletedProcess:
@@ -85,6 +91,39 @@ def test_ns_render_camera_path(toy_run, tmp_path):
     assert len(imageio.imread(tmp_path / "out.mp4")) == 2
 
 
+def test_ns_viewer(toy_run):
+    """It starts on the finished run, draws the three outputs, and its page is served on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([str(Path(sys.executable).with_name("ns-viewer")), "--load-config", toy_run / "config.yml",
+                                "--viewer.websocket-host", "127.0.0.1", "--viewer.websocket-port", str(port)],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        page, deadline = None, time.monotonic() + 120
+        while page is None and time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(OSError):
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5).read()
+            time.sleep(0.2)
+        assert page is not None and b"<html" in page and process.poll() is None
+    finally:
+        process.terminate()
+        shown = process.communicate(timeout=30)[0]
+    assert "Traceback" not in shown, shown[-2000:]
+
+
+def test_outputs_for_the_viewer(toy_run):
+    """`rgb`, `rgb_before` and `error` have constant keys and say what they say."""
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    _, pipeline, _, _ = eval_setup(toy_run / "config.yml")
+    camera = pipeline.datamanager.eval_dataset.cameras[:1]
+    shown = pipeline.model.get_outputs_for_camera(camera)
+    assert {"rgb", "rgb_before", "error", "depth", "accumulation"} <= set(shown)
+    difference = (shown["rgb"] - shown["rgb_before"]).abs().mean(dim=-1, keepdim=True)
+    assert torch.equal(shown["error"], difference) and difference.max() > 0.01
+
+
 def test_evaluation_views_reach_no_training_stage(toy_run, toy_cache, tmp_path):
     """With noise in place of every held-out photo, all that training made is the same, bit for bit."""
     scene = write_plane_scene(tmp_path / "plane", noise_on=(1, 3, 5, 7))
@@ -100,21 +139,58 @@ def test_evaluation_views_reach_no_training_stage(toy_run, toy_cache, tmp_path):
     assert scores[0] > scores[1] + 3, "the numbers, and they alone, must notice"
 
 
-def test_interrupted_run_continues(toy_run, toy_cache, tmp_path):
-    """Without its last stages a run is unfinished: the same command takes it up and ends at the same numbers."""
+@pytest.mark.parametrize("until", ["stages/pairs/complete.json", "stages/round-1.safetensors"])
+def test_killed_run_continues(toy_run, toy_cache, tmp_path, until):
+    """Killed in the middle, the same command takes the run up, keeps what was complete, and finishes it."""
     scene = write_plane_scene(tmp_path / "plane")
-    stopped = ns_train(scene, tmp_path / "outputs", "--steps-per-save", "10", cache=toy_cache)
-    run, = (tmp_path / "outputs" / "plane" / "chopgrad-refine").iterdir()
-    assert "Continuing" not in stopped.stdout
+    runs = tmp_path / "outputs" / "plane" / "chopgrad-refine"
+    process = subprocess.Popen(command(scene, tmp_path / "outputs"), env=environment(toy_cache),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not list(runs.glob(f"*/{until}")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    made, = runs.glob(f"*/{until}")
+    kept = made.stat().st_mtime_ns
+    again = ns_train(scene, tmp_path / "outputs", cache=toy_cache)
+    assert "Continuing the unfinished run" in again.stdout and "Continuing after step 39" in again.stdout
+    run, = runs.iterdir()
+    assert made.stat().st_mtime_ns == kept
+    report, whole = (json.loads((folder / "metrics.json").read_text()) for folder in (run, toy_run))
+    assert report["held_out"]["splat"] == whole["held_out"]["splat"]
+    assert report["held_out"]["refined"] == whole["held_out"]["refined"]
+    assert list(report["seconds"]) and report["views"] == whole["views"]
+
+
+def test_killed_before_the_report_it_still_reports(toy_run, toy_cache, tmp_path):
+    """All steps done, the numbers missing: there is nothing left to train, and the report is made."""
+    shutil.copytree(toy_run.parents[1], tmp_path / "plane")
+    run = tmp_path / "plane" / "chopgrad-refine" / "run"
+    before = (run / "metrics.json").read_text()
     (run / "metrics.json").unlink()
-    (run / "stages" / "round-2.safetensors").unlink()
-    again = ns_train(scene, tmp_path / "outputs", "--steps-per-save", "10", cache=toy_cache)
-    assert "Continuing the unfinished run" in again.stdout
-    assert [path.name for path in run.parent.iterdir()] == [run.name]
-    assert (run / "metrics.json").exists()
+    ns_train(toy_run.parents[3] / "plane", tmp_path, "--timestamp", "run", cache=toy_cache)
+    assert json.loads((run / "metrics.json").read_text())["held_out"] == json.loads(before)["held_out"]
 
 
-def test_finished_run_is_not_continued(toy_run):
-    from chopgrad_ns.plugin.runs import METRICS_FILE, RUN_FILE
+def test_stages_can_be_given(toy_run, toy_cache, tmp_path):
+    """A splat and a refiner made elsewhere: nothing is reconstructed, nothing fine-tuned, only distilled."""
+    stages = toy_run / "stages"
+    ns_train(toy_run.parents[3] / "plane", tmp_path, "--timestamp", "run", "--refine.splat", str(stages / "splat_before.ply"),
+             "--refine.refiner", str(stages / "refiner"), "--refine.finetune-steps", "0", cache=toy_cache)
+    run = tmp_path / "plane" / "chopgrad-refine" / "run"
+    report, whole = (json.loads((folder / "metrics.json").read_text())["held_out"] for folder in (run, toy_run))
+    assert report["splat"] == pytest.approx(whole["splat"], abs=1e-4)
+    assert report["refined"] == pytest.approx(whole["refined"], abs=1e-4)
+    assert not (run / "stages" / "pairs").exists()
+    mine, theirs = (load_file(folder / "stages" / "refiner" / "model.safetensors") for folder in (run, toy_run))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
-    assert (toy_run / METRICS_FILE).exists() and (toy_run / RUN_FILE).exists()
+
+def test_colmap_capture(shared_data, toy_cache, tmp_path):
+    """The whole job on a real COLMAP model."""
+    ns_train(shared_data / "lund_door", tmp_path, "--timestamp", "run", "--refine.every", "3", "--refine.longest-side", "96",
+             cache=toy_cache)
+    report = json.loads((tmp_path / "lund_door" / "chopgrad-refine" / "run" / "metrics.json").read_text())
+    assert report["views"] == {"train": 4, "held_out": 8}
+    assert max(report["size"]) in range(92, 97), "undistorting crops a little"

@@ -1,0 +1,101 @@
+"""Every stage as a command of its own, each fed with what the one before left on disk."""
+
+import json
+
+import imageio.v3 as imageio
+import pytest
+import torch
+
+from chopgrad_ns.cli.main import COMMANDS, main
+from chopgrad_ns.data.clip import load_pairs
+from chopgrad_ns.refiner import Refiner
+from chopgrad_ns.splat.gaussians import Gaussians
+
+SMALL = ["--every", "4", "--longest-side", "64"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Sample scene, splat, pairs, refiner and refined frames, made by the commands in turn."""
+    folder = tmp_path_factory.mktemp("stages")
+    scene, splat, pairs, refiner, refined = (str(folder / name)
+                                             for name in ("scene", "splat.ply", "pairs", "refiner", "refined"))
+    main(["sample", "objects", scene, "--frames", "12", "--width", "64", "--height", "48"])
+    main(["reconstruct", scene, "--output", splat, "--steps", "60", *SMALL])
+    main(["pairs", "--output", pairs, "--data", scene, "--folds", "3", "--sample-worlds", "0", "--steps", "40", *SMALL])
+    main(["finetune", "--pairs", pairs, "--output", refiner, "--steps", "2"])
+    main(["refine", scene, "--splat", splat, "--refiner", refiner, "--output", refined, "--frames", "6", *SMALL])
+    return folder
+
+
+def test_reconstruct_writes_a_splat(base):
+    assert len(Gaussians.load_ply(base / "splat.ply")) > 200
+
+
+def test_pairs_are_the_folds_of_the_training_views(base):
+    pairs = load_pairs(base / "pairs")
+    assert [pair.name for pair in pairs] == ["fold-0", "fold-1", "fold-2"]
+    assert all(len(pair.clean) == 3 for pair in pairs), "12 frames, every 4th"
+    assert torch.equal(sum(pair.valid for pair in pairs), torch.ones_like(pairs[0].valid)), "each view in one fold"
+
+
+def test_finetune_writes_a_refiner(base):
+    refiner = Refiner.from_pretrained(base / "refiner")
+    assert refiner.pretrained
+    fresh = Refiner.from_pretrained("tiny").model.state_dict()
+    assert any(not torch.equal(value, fresh[name]) for name, value in refiner.model.state_dict().items())
+
+
+def test_refine_writes_frames_and_videos(base):
+    assert len(list((base / "refined" / "frames").glob("*.png"))) == 6
+    for name in ("splat", "refined", "before_after"):
+        assert len(imageio.imread(base / "refined" / f"{name}.mp4")) == 6
+
+
+def test_refine_beside_the_cameras_sees_something_else(base, tmp_path):
+    main(["refine", str(base / "scene"), "--splat", str(base / "splat.ply"), "--output", str(tmp_path), "--frames", "6",
+          "--beside", "0.5", *SMALL])
+    mine, other = (imageio.imread(folder / "frames" / "00002.png").astype(int)
+                   for folder in (base / "refined", tmp_path))
+    assert abs(mine - other).mean() > 2
+
+
+def test_evaluate(base, tmp_path, capsys):
+    frames = str(base / "refined" / "frames")
+    main(["evaluate", frames, frames, "--output", str(tmp_path / "metrics.json")])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["frames"] == 6 and metrics["psnr"] == 120 and metrics["ssim"] == pytest.approx(1)
+    assert json.loads(capsys.readouterr().out)["psnr"] == 120
+
+
+def test_usage_lists_every_command(capsys):
+    main([])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0 and "Example: chopgrad" in capsys.readouterr().out
+
+
+def refused(capsys, *arguments, message):
+    """Exit code 2 and one sentence on standard error."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    shown = capsys.readouterr().err.strip()
+    assert caught.value.code == 2 and message in shown and shown.endswith(".") and "\n" not in shown, shown
+
+
+def test_refusals(base, tmp_path, capsys):
+    refused(capsys, "render", message="no command 'render'")
+    refused(capsys, "sample", "room", base / "scene", message="not empty")
+    refused(capsys, "reconstruct", tmp_path / "nowhere", message="no folder")
+    refused(capsys, "pairs", "--output", tmp_path / "pairs", "--sample-worlds", "0", message="nothing to make pairs from")
+    refused(capsys, "finetune", "--pairs", tmp_path, "--output", tmp_path / "refiner", message="no pairs in")
+    refused(capsys, "refine", base / "scene", "--splat", base / "scene" / "sparse_pc.ply", "--output", tmp_path / "out",
+            message="is a PLY but not a splat")
+    refused(capsys, "evaluate", base / "scene" / "images", base / "refined" / "frames", message="not hold the same frames")
+    assert not list(tmp_path.iterdir()), "nothing is left half-written"
