@@ -1,9 +1,9 @@
-"""The graph of one group at about the peak of one block of the decoder.
+"""The graph of one group at about the peak of one layer of the decoder.
 
-While a group is decoded, the forward of every block that the decoder names is checkpointed: autograd keeps what
-went into the block, and runs it again when backward reaches it. Causal decoders hand their blocks a cache, and some
-write to it (a list of features and a counter into it), so that a block run again would find what it had left there
-itself. Here a block is made a pure function first: it works on copies of the containers among its arguments, which
+While a group is decoded, the forward of every layer that the decoder names is checkpointed: autograd keeps what
+went into the layer, and runs it again when backward reaches it. Causal decoders hand their layers a cache, and some
+write to it (a list of features and a counter into it), so that a layer run again would find what it had left there
+itself. Here a layer is made a pure function first: it works on copies of the containers among its arguments, which
 are outputs like any other and are written to the caller's containers once.
 """
 
@@ -21,38 +21,33 @@ from torch.utils.checkpoint import checkpoint
 from chopgrad_ns.chopgrad.interface import CausalDecoder
 
 
-def blocks_of(decoder: CausalDecoder) -> list[nn.Module]:
-    """The blocks that a decoder names in its method `blocks()`.
+def layers_of(decoder: CausalDecoder) -> list[nn.Module]:
+    """What a decoder names in its method `layers()` (see `CausalDecoder.layers`); nothing where it has none."""
+    return list(getattr(decoder, "layers", list)())
 
-    They are modules that a group passes through one after another, none inside another. A block's cache arguments
-    are lists, dicts, tuples, tensors, or nestings of these; lists and dicts it may change. No side tensor may
-    enter inside a block (beside one, or at its output, it may).
 
-    Raises:
-        TypeError: for a decoder without that method.
-    """
-    blocks = getattr(decoder, "blocks", None)
-    if not callable(blocks):
-        raise TypeError(f"{type(decoder).__name__} has no blocks to checkpoint: give it a method blocks() that returns "
-                        "the modules a group passes through, or leave checkpoint_blocks out")
-    return list(blocks())
+def check_layers(decoder: CausalDecoder) -> None:
+    """Raise ValueError unless a decoder names layers that can be checkpointed."""
+    if not layers_of(decoder):
+        raise ValueError(f"{type(decoder).__name__} names no layers to checkpoint: leave checkpoint_blocks out, or give the "
+                         "decoder a method layers() (chopgrad_ns.chopgrad.CausalDecoder says what it returns)")
 
 
 @contextlib.contextmanager
 def checkpointed_blocks(decoder: CausalDecoder) -> Iterator[None]:
-    """Within the context, and in this thread only, autograd keeps no more of a decoder's blocks than their inputs."""
+    """Within the context, and in this thread only, autograd keeps no more of a decoder's layers than their inputs."""
     here, replaced = threading.get_ident(), []
     try:
-        for block in blocks_of(decoder):
-            replaced.append((block, vars(block).get("forward")))  # an instance's own, where another library set one
-            block.forward = _checkpointing(block.forward, here)
+        for layer in layers_of(decoder):
+            replaced.append((layer, vars(layer).get("forward")))  # an instance's own, where another library set one
+            layer.forward = _checkpointing(layer.forward, here)
         yield
     finally:
-        for block, forward in replaced:
+        for layer, forward in replaced:
             if forward is None:
-                vars(block).pop("forward", None)
+                vars(layer).pop("forward", None)
             else:
-                block.forward = forward
+                layer.forward = forward
 
 
 def _checkpointing(forward: Callable, thread: int) -> Callable:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chopgrad_ns.chopgrad.adapters import as_causal_decoder
-from chopgrad_ns.chopgrad.block_checkpoint import blocks_of
+from chopgrad_ns.chopgrad.block_checkpoint import check_layers
 from chopgrad_ns.chopgrad.clip_loss import ClipLoss, check_range
 from chopgrad_ns.chopgrad.interface import CausalDecoder, Side
 from chopgrad_ns.chopgrad.strategies import Backprop, Exact, Full, Truncated
@@ -39,8 +39,9 @@ def pixel_loss(
         A scalar whose `backward()` reaches latents, side tensors and decoder parameters that require grad.
 
     Raises:
-        TypeError: for a backprop that is not a strategy, or asks of the decoder what it does not offer.
-        ValueError: before anything is added to any `.grad`, naming the group and frames where there are any.
+        TypeError: for a backprop that is not a strategy.
+        ValueError: for layers to checkpoint where the decoder names none; and for bad input,
+            before anything is added to any `.grad`, naming the group and frames where there are any.
     """
     if not isinstance(backprop, (Full, Truncated, Exact)):
         raise TypeError(f"backprop is {backprop!r}; give Full(), Truncated(distance) or Exact()")
@@ -51,7 +52,7 @@ def pixel_loss(
 
 def _check_strategy(backprop: Backprop, decoder: CausalDecoder, latents: Tensor) -> None:
     if isinstance(backprop, Exact) and backprop.checkpoint_blocks:
-        blocks_of(decoder)
+        check_layers(decoder)
     kind = latents.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     if torch.float16 in (latents.dtype, autocast) and (isinstance(backprop, Truncated) or backprop.tiles):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from chopgrad_ns.chopgrad.adapters import as_causal_decoder
+from chopgrad_ns.chopgrad.block_checkpoint import layers_of
 from chopgrad_ns.chopgrad.interface import CausalDecoder, Side
 from chopgrad_ns.chopgrad.meter import peak_bytes
 from chopgrad_ns.chopgrad.pixel_loss import pixel_loss
@@ -97,8 +98,8 @@ def _alternatives(measure: _Measure, shape: Shape, halo: int) -> Iterator[Altern
         yield Alternative(strategy, peaks.at(height, width, held), _time(strategy))
     # In tiles, with what saves most in the others.
     strategy = Exact("cpu" if measure.can_offload else "none", 1 if measure.can_offload else math.isqrt(groups),
-                     measure.has_blocks)
-    peaks, held = measure.peaks(Exact(checkpoint_blocks=measure.has_blocks)), _states_held(strategy, groups)
+                     measure.has_layers)
+    peaks, held = measure.peaks(Exact(checkpoint_blocks=measure.has_layers)), _states_held(strategy, groups)
     for tiles in _tilings(height, width, halo):
         sizes = [tuple(part.stop - part.start for part in tile.read) for tile in tiles_of(height, width, tiles)]
         if (height, width) in sizes:  # halos bring back all that was cut off
@@ -109,7 +110,7 @@ def _alternatives(measure: _Measure, shape: Shape, halo: int) -> Iterator[Altern
 
 def _exact(groups: int, measure: _Measure) -> Iterator[Exact]:
     every = sorted({k for k in (1, 2, 4, math.isqrt(groups)) if 1 <= k < max(groups, 2)})
-    for blocks in (False, True)[: 1 + measure.has_blocks]:
+    for blocks in (False, True)[: 1 + measure.has_layers]:
         for k in every:
             yield Exact(keep_every=k, checkpoint_blocks=blocks)
         if measure.can_offload:
@@ -175,7 +176,7 @@ class _Measure:
         self.device, self.dtype = example.device, example.dtype
         crop = crop or (16 if self.device.type == "cuda" else 4)
         self.sizes = (crop, crop + crop // 2, 2 * crop)
-        self.has_blocks = callable(getattr(decoder, "blocks", None))
+        self.has_layers = bool(layers_of(decoder))
         self.can_offload = self.device.type == "cuda"
         self._found: dict[Backprop, _Peaks] = {}
 

@@ -72,8 +72,8 @@ class Exact:
         offload: where those states wait: "none", with the latents, or "cpu", in host memory (copied beside the
             decoding where the latents are on a CUDA device).
         keep_every: keep every k-th state and recompute those in between; costs up to one more forward.
-        checkpoint_blocks: hold the graph of one block of the decoder instead of the whole group's; costs one more
-            forward. Needs a decoder with a method `blocks()`.
+        checkpoint_blocks: hold the graph of one layer of the decoder instead of the whole group's; costs one more
+            forward. Needs a decoder that names its `layers()`.
     """
 
     offload: Literal["none", "cpu"] = "none"

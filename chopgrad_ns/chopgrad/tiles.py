@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from chopgrad_ns.chopgrad.block_checkpoint import layers_of
 from chopgrad_ns.chopgrad.clip_loss import ClipLoss
 from chopgrad_ns.chopgrad.interface import CausalDecoder, Side, State
 from chopgrad_ns.chopgrad.strategies import Backprop, SpatialTiles
@@ -69,7 +70,7 @@ class _WithoutHalo:
     def __init__(self, decoder: CausalDecoder, tile: Tile):
         self.decoder = decoder
         self.groups, self.frames_of, self.initial_state = decoder.groups, decoder.frames_of, decoder.initial_state
-        self.parameters, self.blocks = decoder.parameters, getattr(decoder, "blocks", None)
+        self.parameters, self.layers = decoder.parameters, lambda: layers_of(decoder)
         self.inner = tuple(slice(own.start - read.start, own.stop - read.start)
                            for own, read in zip(tile.own, tile.read))
 

@@ -1,4 +1,4 @@
-"""Blocks run again during backward, with caches that they write to, against plain autograd."""
+"""Layers run again during backward, with caches that they write to, against plain autograd."""
 
 import threading
 
@@ -7,24 +7,15 @@ import torch
 from torch import nn
 
 from chopgrad_ns.chopgrad import Exact, Full, pixel_loss
-from chopgrad_ns.chopgrad.block_checkpoint import blocks_of, checkpointed_blocks
+from chopgrad_ns.chopgrad.block_checkpoint import checkpointed_blocks, layers_of
 from tests.chopgrad.decoders import WAN, Echo, curved, difference, example, gradients, looking_back, wan
 from tests.chopgrad.meters import SavedBytes
-
-BLOCKS = ("WanResidualBlock", "WanAttentionBlock", "WanResample")
-
-
-def with_blocks(example_):
-    """An example of Wan whose decoder names its blocks."""
-    inner = example_[0].vae.decoder
-    example_[0].blocks = lambda: [*(m for m in inner.modules() if type(m).__name__ in BLOCKS), inner.norm_out]
-    return example_
 
 
 @pytest.mark.parametrize("kind", WAN)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 def test_the_gradient_is_that_of_the_full_graph(kind, dtype, tolerance):
-    example_ = with_blocks(example(wan(kind, dtype), batch=2, dtype=dtype))
+    example_ = example(wan(kind, dtype), batch=2, dtype=dtype)
     loss, expected = gradients(example_, looking_back(2), Full())
     found_loss, found = gradients(example_, looking_back(2), Exact(checkpoint_blocks=True, keep_every=2))
     assert found_loss == pytest.approx(float(loss), rel=tolerance) and difference(found, expected) <= tolerance
@@ -32,7 +23,7 @@ def test_the_gradient_is_that_of_the_full_graph(kind, dtype, tolerance):
 
 
 def test_under_autocast():
-    example_ = with_blocks(example(wan("2.1", torch.float32), dtype=torch.float32))
+    example_ = example(wan("2.1", torch.float32), dtype=torch.float32)
     found = []
     for backprop in (Exact(), Exact(checkpoint_blocks=True)):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -42,7 +33,7 @@ def test_under_autocast():
 
 def test_only_inputs_of_blocks_are_saved():
     """One group's graph, alone: with blocks it holds their inputs, and while it runs backward one block more."""
-    decoder, latents, _, _ = with_blocks(example(wan("2.1", torch.float32), 3, size=8, dtype=torch.float32, side=False))
+    decoder, latents, _, _ = example(wan("2.1", torch.float32), 3, size=8, dtype=torch.float32, side=False)
     state = decoder.initial_state()
     with torch.no_grad():
         for index in range(2):
@@ -63,8 +54,8 @@ def test_only_inputs_of_blocks_are_saved():
 
 
 def test_blocks_get_their_forward_back():
-    decoder, *_ = with_blocks(example(wan(), 1))
-    first, second = blocks_of(decoder)[:2]
+    decoder, *_ = example(wan(), 1)
+    first, second = layers_of(decoder)[:2]
     own = lambda x, **kwargs: type(second).forward(second, x, **kwargs)  # noqa: E731  as accelerate's hooks leave one
     second.forward = own
     with pytest.raises(RuntimeError, match="midway"):
@@ -75,7 +66,7 @@ def test_blocks_get_their_forward_back():
 
 
 def test_other_threads_and_passes_without_grad_are_left_alone():
-    decoder, latents, _, _ = with_blocks(example(wan(), 1, side=False))
+    decoder, latents, _, _ = example(wan(), 1, side=False)
     plain, _ = decoder.decode_group(latents, None)
     found = []
     with checkpointed_blocks(decoder):
@@ -112,7 +103,7 @@ def test_caches_in_lists_and_dicts_are_written_once_and_carry_gradients():
         block = Counting()
         x = torch.linspace(-1, 1, 5, dtype=torch.float64).requires_grad_()
         cache, named = [3, ()], {"count": 0}
-        decoder = type("One", (), {"blocks": lambda self: [block]})()  # noqa: B023
+        decoder = type("One", (), {"layers": lambda self: [block]})()  # noqa: B023
         y = x
         with checkpointed_blocks(decoder) if checkpoint else torch.enable_grad():
             for _ in range(3):
@@ -125,8 +116,8 @@ def test_caches_in_lists_and_dicts_are_written_once_and_carry_gradients():
     assert all(torch.equal(a, b) for a, b in zip(plain, checked))
 
 
-def test_decoders_without_blocks_are_told_what_to_do():
+def test_decoders_without_layers_are_told_what_to_do():
     decoder, latents, target, side = example(Echo())
-    with pytest.raises(TypeError, match=r"Echo has no blocks to checkpoint: give it a method blocks\(\)"):
+    with pytest.raises(ValueError, match=r"Echo names no layers to checkpoint: .* a method layers\(\)"):
         pixel_loss(latents, target, decoder, curved, Exact(checkpoint_blocks=True), side=side)
     assert not decoder.calls[2:], "nothing is decoded first"

@@ -9,11 +9,10 @@ from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles, Truncated, pixel_los
 from chopgrad_ns.chopgrad.meter import peak_bytes
 from tests.chopgrad.decoders import curved, example, wan
 from tests.chopgrad.meters import SavedBytes
-from tests.chopgrad.test_block_checkpoint import with_blocks
 
 
 def small(latent_frames: int, size: int = 4):
-    return with_blocks(example(wan("2.1", torch.float32), latent_frames, size=size, dtype=torch.float32, side=False))
+    return example(wan("2.1", torch.float32), latent_frames, size=size, dtype=torch.float32, side=False)
 
 
 def peak(backprop, latent_frames: int) -> int:

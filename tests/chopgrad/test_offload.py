@@ -9,13 +9,12 @@ from chopgrad_ns.chopgrad.interface import map_state, state_tensors
 from chopgrad_ns.chopgrad.meter import peak_bytes
 from chopgrad_ns.chopgrad.offload import States
 from tests.chopgrad.decoders import curved, difference, example, gradients, looking_back, wan
-from tests.chopgrad.test_block_checkpoint import with_blocks
 
 OPTIONS = [Exact(), Exact(offload="cpu"), Exact(offload="cpu", keep_every=2), Exact(offload="cpu", checkpoint_blocks=True)]
 
 
 def on_gpu(dtype, latent_frames: int, size: int):
-    decoder, latents, target, side = with_blocks(example(wan("2.1", dtype), latent_frames, size=size, dtype=dtype, side=False))
+    decoder, latents, target, side = example(wan("2.1", dtype), latent_frames, size=size, dtype=dtype, side=False)
     decoder.vae.to("cuda")
     return decoder, latents.detach().cuda().requires_grad_(), target.cuda(), side
 

@@ -6,7 +6,6 @@ import torch
 from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles, pixel_loss, plan
 from chopgrad_ns.chopgrad.meter import peak_bytes
 from tests.chopgrad.decoders import Echo, curved, example, wan
-from tests.chopgrad.test_block_checkpoint import with_blocks
 
 SHAPES = {(1, 4, 9, 7, 11): None, (2, 4, 4, 12, 5): 2}
 """Of latents, with the crop that is measured: as by default, and smaller."""
@@ -15,7 +14,7 @@ TiB = 2**40
 
 @pytest.fixture(scope="module")
 def decoder():
-    return with_blocks(example(wan("2.1", torch.float32), 1, dtype=torch.float32, side=False))[0]
+    return example(wan("2.1", torch.float32), 1, dtype=torch.float32, side=False)[0]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def test_shapes_that_are_none(decoder):
 
 @pytest.mark.gpu
 def test_on_a_gpu_within_15_percent():
-    decoder = with_blocks(example(wan("2.1", torch.float32), 1, dtype=torch.float32, side=False))[0]
+    decoder = example(wan("2.1", torch.float32), 1, dtype=torch.float32, side=False)[0]
     decoder.vae.to("cuda")
     shape = (1, 4, 9, 40, 56)
     latents = torch.randn(shape, device="cuda").requires_grad_()

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from chopgrad_ns.chopgrad import CausalDecoder, Exact, Full, SpatialTiles, Truncated, pixel_loss
 from chopgrad_ns.chopgrad.tiles import tiles_of
 from tests.chopgrad.decoders import curved, decode, difference, example, gradients, looking_back, wan
-from tests.chopgrad.test_block_checkpoint import with_blocks
 
 STRATEGIES = pytest.mark.parametrize("strategy", [Full, Truncated, Exact])
 
@@ -92,7 +91,7 @@ def test_wan_comes_nearer_to_the_whole_with_the_halo():
 
 
 def test_tiles_with_checkpointed_blocks():
-    example_ = with_blocks(example(wan(), size=3, side=False))
+    example_ = example(wan(), size=3, side=False)
     tiles = SpatialTiles(3, 2, 1)
     _, expected = gradients(example_, curved, Full(tiles=tiles))
     _, found = gradients(example_, curved, Exact(checkpoint_blocks=True, tiles=tiles))
