@@ -17,15 +17,15 @@ from chopgrad_ns.cli.main import main
 from tests.chopgrad.decoders import decode, difference, wan
 
 CPU = torch.device("cpu")
-SMALL = ["--height", "16", "--width", "24"]
+SMALL = ["--height", "32", "--width", "32"]
 WAN = ["profile", "--decoder", "wan2.1", "--base-dim", "8", *SMALL]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A whole profile: every way, three lengths."""
+    """A whole profile: every way, two lengths."""
     folder = tmp_path_factory.mktemp("profile")
-    main([*WAN, "--frames", "17", "5", "9", "--locality-frames", "17", "--repeats", "1", "--device", "cpu", "--output", str(folder)])
+    main([*WAN, "--frames", "17", "9", "--locality-frames", "17", "--repeats", "1", "--device", "cpu", "--output", str(folder)])
     return folder
 
 
@@ -35,11 +35,11 @@ def profile(folder):
 
 
 def test_memory_and_time_against_frames(profile):
-    assert {(row["method"], row["frames"]) for row in profile["cost"]} == {(name, n) for name in METHODS for n in (5, 9, 17)}
+    assert {(row["method"], row["frames"]) for row in profile["cost"]} == {(name, n) for name in METHODS for n in (9, 17)}
     assert all(row["status"] == "ok" and row["seconds"] > 0 for row in profile["cost"])
     peaks = {name: [row["peak_bytes"] for row in profile["cost"] if row["method"] == name] for name in METHODS}
-    growth = {name: values[-1] - values[1] for name, values in peaks.items()}
-    assert peaks["full"] == sorted(set(peaks["full"])), "ordered by frames"
+    growth = {name: values[1] - values[0] for name, values in peaks.items()}
+    assert growth["full"] > 0.4 * peaks["full"][0], "from three groups to five"
     for name in ("exact", "exact-layers", "exact-keep-2", "truncated-0", "checkpointed-groups", "first-3"):
         assert growth[name] < 0.4 * growth["full"], name
     assert peaks["exact-layers"][-1] < peaks["exact"][-1] < peaks["full"][-1]
@@ -67,13 +67,13 @@ def test_influence_and_its_decay(profile):
 def test_what_was_measured_is_said(profile, folder):
     assert profile["torch"] == torch.__version__ and profile["device"] == "cpu" and profile["machine"]
     assert (profile["decoder"], profile["class"], profile["dtype"]) == ("wan2.1", "AutoencoderKLWan", "float32")
-    assert profile["command"].startswith("chopgrad profile --decoder wan2.1 --height 16 --width 24 --frames 17 5 9 --base-dim 8")
+    assert profile["command"].startswith("chopgrad profile --decoder wan2.1 --height 32 --width 32 --frames 17 9 --base-dim 8")
     assert str(folder) not in json.dumps(profile)
 
 
 def test_tables_and_plots(folder, profile):
     text = (folder / "profile.md").read_text()
-    assert "| frames | 5 | 9 | 17 |" in text and f"α = {profile['decay']['alpha']:.4g}" in text
+    assert "| frames | 9 | 17 |" in text and f"α = {profile['decay']['alpha']:.4g}" in text
     assert all(f"| {name} |" in text for name in METHODS)
     for name in ("cost", "error", "influence"):
         height, width, _ = imageio.imread(folder / f"{name}.png").shape
@@ -190,7 +190,7 @@ def test_refusals(tmp_path, capsys):
     torch.save(torch.zeros(1, 12, 3, 4, 4), tmp_path / "other.pth")
     refused(capsys, *WAN, "--latents", tmp_path / "other.pth", *out, message="have 12 channels, but the decoder takes 16")
     torch.save(torch.zeros(1, 16, 3, 4, 4), tmp_path / "short.pth")
-    refused(capsys, *WAN, "--latents", tmp_path / "short.pth", *out, message="needs (13, 2, 3); give fewer --frames")
+    refused(capsys, *WAN, "--latents", tmp_path / "short.pth", *out, message="needs (13, 4, 4); give fewer --frames")
     refused(capsys, *WAN, "--height", "20", *out, message="multiples of 8")
     refused(capsys, *WAN, "--frames", "0", *out, message="--frames goes down to 0; give 1 or more")
     refused(capsys, *WAN, "--methods", "exactly", *out, message="--methods does not know 'exactly'; choose from full")

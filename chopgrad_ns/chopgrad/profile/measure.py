@@ -87,8 +87,13 @@ class CostMeter:
         return peak, statistics.median(seconds)
 
     def _is_cold(self, method: Method, name: str, frames: int, device: torch.device) -> bool:
-        """Whether a run would also load kernels, or pin host memory, which is kept for all later ones."""
-        pins = device.type == "cuda" and isinstance(method, Exact) and method.offload == "cpu"
+        """Whether a CUDA run would also load kernels, or pin host memory, which is kept for all later runs.
+
+        On the CPU the run that measures memory comes before those that are timed.
+        """
+        if device.type != "cuda":
+            return False
+        pins = isinstance(method, Exact) and method.offload == "cpu"
         cold = name not in self.pace or (pins and frames > self.pinned_frames)
         if pins:
             self.pinned_frames = max(self.pinned_frames, frames)
