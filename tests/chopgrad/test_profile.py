@@ -25,7 +25,8 @@ WAN = ["profile", "--decoder", "wan2.1", "--base-dim", "8", *SMALL]
 def folder(tmp_path_factory):
     """A whole profile: every way, two lengths."""
     folder = tmp_path_factory.mktemp("profile")
-    main([*WAN, "--frames", "17", "9", "--locality-frames", "17", "--repeats", "1", "--device", "cpu", "--output", str(folder)])
+    main([*WAN, "--frames", "17", "9", "--locality-frames", "17", "--repeats", "1", "--device", "cpu", "--output",
+          str(folder)])
     return folder
 
 
@@ -159,14 +160,25 @@ def test_a_decoder_and_latents_from_disk(tmp_path):
     torch.save(values.bfloat16(), tmp_path / "latents.pth")
     found = []
     for latents in ("latents.safetensors", "latents.pth"):
-        main(["profile", "--decoder", str(tmp_path / "model"), "--height", "8", "--width", "16", "--frames", "7", "--skip", "cost",
-              "influence", "--latents", str(tmp_path / latents), "--device", "cpu", "--output", str(tmp_path / "out")])
+        main(["profile", "--decoder", str(tmp_path / "model"), "--height", "8", "--width", "16", "--frames", "7",
+              "--skip", "cost", "influence", "--latents", str(tmp_path / latents), "--device", "cpu", "--output", str(tmp_path / "out")])
         found.append(json.loads((tmp_path / "out" / "profile.json").read_text()))
         assert found[-1]["latents"] == latents and not found[-1]["cost"] and not (tmp_path / "out" / "cost.png").exists()
     kept = make_subject(load_decoder(str(tmp_path / "model"), None, "float32", CPU), 8, 16, 7, tmp_path / "latents.safetensors")
     assert isinstance(kept, Subject) and torch.equal(kept.latents, values[:, :, :4, 2:4, 1:5])
     for one, other in zip(found[0]["error"], found[1]["error"]):
         assert one["cosine"] == pytest.approx(other["cosine"], abs=0.05)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path):
+    main([*WAN, "--frames", "17", "33", "--device", "cuda", "--dtype", "bfloat16", "--repeats", "1", "--output", str(tmp_path)])
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert profile["device"] == "cuda" and profile["machine"].startswith(torch.cuda.get_device_name())
+    assert len(profile["cost"]) == 2 * len(METHODS) and all(row["status"] == "ok" for row in profile["cost"])
+    peaks = {(row["method"], row["frames"]): row["peak_bytes"] for row in profile["cost"]}
+    growth = {name: peaks[name, 33] - peaks[name, 17] for name in METHODS}
+    assert growth["exact-offload"] < growth["exact"] < 0.5 * growth["full"]
 
 
 def refused(capsys, *arguments, message):

@@ -76,7 +76,8 @@ def run_profile(settings: ProfileSettings, output: Path) -> None:
     torch.backends.cudnn.benchmark = False  # its trials would count as time and memory
     decoder = load_decoder(settings.decoder, settings.base_dim, settings.dtype, device)
     locality_frames = settings.locality_frames or min(settings.frames)
-    subject = make_subject(decoder, settings.height, settings.width, max(*settings.frames, locality_frames), settings.latents)
+    longest = max(*settings.frames, locality_frames)
+    subject = make_subject(decoder, settings.height, settings.width, longest, settings.latents)
     report = Report(output, _about(settings, decoder, device))
     if "error" not in settings.skip:
         for row in error_rows(subject, locality_frames):
@@ -88,7 +89,8 @@ def run_profile(settings: ProfileSettings, output: Path) -> None:
         report.note("decay", fit_decay(report.content["influence"]))
         report.publish()
     if "cost" not in settings.skip:
-        meter = CostMeter(subject, settings.repeats, settings.train_decoder, settings.limit_gb * GIB, start + settings.time_limit)
+        meter = CostMeter(subject, settings.repeats, settings.train_decoder, settings.limit_gb * GIB,
+                          start + settings.time_limit)
         for row in meter.rows(settings.methods or tuple(METHODS), settings.frames):
             report.add("cost", row)
     report.publish()

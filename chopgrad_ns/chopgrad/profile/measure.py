@@ -18,8 +18,8 @@ from chopgrad_ns.chopgrad.profile.methods import METHODS, Method, loss_of, mean_
 from chopgrad_ns.chopgrad.profile.subject import Subject
 from chopgrad_ns.chopgrad.strategies import Exact, Truncated
 
-
 Row = dict
+INEXACT = [name for name, method in METHODS.items() if isinstance(method, Truncated)] + ["frame-by-frame", "first-3"]
 
 
 class CostMeter:
@@ -53,20 +53,24 @@ class CostMeter:
             self.given_up[name] = "the decoder names no layers"
         if name in self.given_up:
             return row | {"status": self.given_up[name]}
-        if time.perf_counter() + self.pace.get(name, 0) * target.shape[2] * self.repeats > self.deadline:
+        runs = self.repeats + (latents.device.type == "cpu" or self._is_cold(name, frames))
+        if time.perf_counter() + self.pace.get(name, 0) * target.shape[2] * runs > self.deadline:
             return row | {"status": "no time left"}
-        found = unless_out_of_memory(lambda: self._measure(method, name, latents, target))
+        found = unless_out_of_memory(lambda: self._measure(name, frames, latents, target))
         if found is None:
             self.given_up[name] = "out of memory at fewer frames"
             return row | {"status": "out of memory"}
         peak, seconds = found
         self.pace[name] = seconds / target.shape[2]
+        if self._pins(name):
+            self.pinned_frames = max(self.pinned_frames, frames)
         if peak > self.limit:
             self.given_up[name] = "over the limit at fewer frames"
         return row | {"status": "ok" if peak <= self.limit else "over the limit", "peak_bytes": peak, "seconds": seconds}
 
-    def _measure(self, method: Method, name: str, latents: Tensor, target: Tensor) -> tuple[int, float]:
-        device, seconds = latents.device, []
+    def _measure(self, name: str, frames: int, latents: Tensor, target: Tensor) -> tuple[int, float]:
+        """Peak bytes, and the median of seconds. On the CPU the run that measures memory comes before those timed."""
+        method, device, seconds = METHODS[name], latents.device, []
 
         def timed() -> None:
             _synchronize(device)
@@ -75,10 +79,10 @@ class CostMeter:
             _synchronize(device)
             seconds.append(time.perf_counter() - start)
 
-        if self._is_cold(method, name, target.shape[2], device):
-            timed()
-            seconds.clear()
         if device.type == "cuda":  # whose allocator counts at no cost
+            if self._is_cold(name, frames):
+                timed()
+                seconds.clear()
             peak = max(peak_bytes(timed, device) for _ in range(self.repeats))
         else:
             peak = peak_bytes(lambda: gradients(method, self.subject, latents, target, self.parameters), device)
@@ -86,18 +90,13 @@ class CostMeter:
                 timed()
         return peak, statistics.median(seconds)
 
-    def _is_cold(self, method: Method, name: str, frames: int, device: torch.device) -> bool:
-        """Whether a CUDA run would also load kernels, or pin host memory, which is kept for all later runs.
+    def _is_cold(self, name: str, frames: int) -> bool:
+        """Whether a run on CUDA would also load kernels, or pin host memory, which is kept for all later runs."""
+        return name not in self.pace or (self._pins(name) and frames > self.pinned_frames)
 
-        On the CPU the run that measures memory comes before those that are timed.
-        """
-        if device.type != "cuda":
-            return False
-        pins = isinstance(method, Exact) and method.offload == "cpu"
-        cold = name not in self.pace or (pins and frames > self.pinned_frames)
-        if pins:
-            self.pinned_frames = max(self.pinned_frames, frames)
-        return cold
+    @staticmethod
+    def _pins(name: str) -> bool:
+        return getattr(METHODS[name], "offload", "none") == "cpu"
 
 
 def gradients(method: Method, subject: Subject, latents: Tensor, target: Tensor, parameters: list[Tensor]) -> list[Tensor]:
@@ -136,8 +135,9 @@ def error_rows(subject: Subject, frames: int) -> Iterator[Row]:
     parameters = list(subject.decoder.parameters())
     exact = gradients(Exact(), subject, latents, target, parameters)
     last = len(subject.decoder.groups(latents.shape[2])) - 1
-    for name, method in METHODS.items():
-        if isinstance(method, Truncated) and method.distance >= last or name not in INEXACT:
+    for name in INEXACT:
+        method = METHODS[name]
+        if isinstance(method, Truncated) and method.distance >= last:
             continue
         found = unless_out_of_memory(lambda: gradients(method, subject, latents, target, parameters))  # noqa: B023
         row = {"method": name, "frames": target.shape[2], "distance": getattr(method, "distance", None)}
@@ -146,9 +146,6 @@ def error_rows(subject: Subject, frames: int) -> Iterator[Row]:
             continue
         for of, part in (("latents", slice(0, 1)), ("parameters", slice(1, None))):
             yield row | {"status": "ok", "of": of, **compare(found[part], exact[part])}
-
-
-INEXACT = [name for name, method in METHODS.items() if isinstance(method, Truncated)] + ["frame-by-frame", "first-3"]
 
 
 def compare(found: Sequence[Tensor], exact: Sequence[Tensor]) -> dict[str, float]:
@@ -174,7 +171,8 @@ def influence_rows(subject: Subject, frames: int) -> Iterator[Row]:
         if subject.decoder.groups(group.stop) != groups[: i + 1]:
             continue  # a shorter clip that is cut in another way
         span = subject.decoder.frames_of(group)
-        gradient, = torch.autograd.grad(pixel_loss(shown, _marked(target, span), subject.decoder, _of_marked, Exact()), shown)
+        loss = pixel_loss(shown, _marked(target, span), subject.decoder, _of_marked, Exact())
+        gradient, = torch.autograd.grad(loss, shown)
         for j, other in enumerate(groups[: i + 1]):
             norm = float(gradient[:, :, other].double().norm()) * span.stop / (span.stop - span.start)
             yield {"group": i, "latent_group": j, "distance": i - j, "influence": norm}

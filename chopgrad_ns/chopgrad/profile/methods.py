@@ -28,7 +28,8 @@ def mean_square(prediction: Float[Tensor, "b 3 t h w"], target: Float[Tensor, "b
     return difference.square().mean(dim=(1, 3, 4))
 
 
-def checkpointed_groups(decoder: CausalDecoder, latents: Float[Tensor, "b c tz hz wz"], target: TargetOf) -> Float[Tensor, ""]:
+def checkpointed_groups(decoder: CausalDecoder, latents: Float[Tensor, "b c tz hz wz"],
+                        target: TargetOf) -> Float[Tensor, ""]:
     """torch.utils.checkpoint around each group, its state passed along: what users of a causal cache write by hand.
 
     Right, and of nearly the memory of `Exact()`: what the checkpoints keep are the same states. (Source: the attempts
@@ -42,11 +43,14 @@ def checkpointed_groups(decoder: CausalDecoder, latents: Float[Tensor, "b c tz h
     return total / (latents.shape[0] * decoder.frames_of(groups[-1]).stop)
 
 
-def frame_by_frame(decoder: CausalDecoder, latents: Float[Tensor, "b c tz hz wz"], target: TargetOf) -> Float[Tensor, ""]:
-    """Each latent frame decoded alone, as if it were the first of a clip (source: DOVE, zhengchen1999/DOVE).
+def frame_by_frame(decoder: CausalDecoder, latents: Float[Tensor, "b c tz hz wz"],
+                   target: TargetOf) -> Float[Tensor, ""]:
+    """Each latent frame decoded alone, as if it were the first of a clip, all graphs kept for one backward.
 
-    A latent frame then gives fewer frames than in its clip, which are compared with the last ones it stands for; and
-    not the clip's frames, so that the loss is another one, too.
+    So decodes DOVE (zhengchen1999/DOVE, its trainer of stage 2), which also encodes frame by frame: there every frame
+    has a latent frame, and a graph, of its own. Here the latents are a clip's. A latent frame then gives fewer frames
+    than in its clip, which are compared with the last ones it stands for; and not the clip's frames, so that the loss is
+    another one, too.
     """
     total, count = latents.new_zeros((), dtype=torch.float32), latents.shape[2]
     for index in range(count):
@@ -84,7 +88,8 @@ METHODS: dict[str, Method] = {
 """By the name that tables, plots and the command line know them by."""
 
 
-def loss_of(method: Method, decoder: CausalDecoder, latents: Float[Tensor, "b c tz hz wz"], target: TargetOf) -> Float[Tensor, ""]:
+def loss_of(method: Method, decoder: CausalDecoder, latents: Float[Tensor, "b c tz hz wz"],
+            target: TargetOf) -> Float[Tensor, ""]:
     """A method's loss of a clip, ready for backward."""
     if callable(method):
         return method(decoder, latents, target)

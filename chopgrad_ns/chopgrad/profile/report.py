@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,8 @@ def tables(content: dict) -> str:
     skipped = {*PARTS, "decay"}
     lines = ["# Profile", "", *(f"- {key}: {value}" for key, value in content.items() if key not in skipped), ""]
     if content["cost"]:
-        for key, title in (("peak_bytes", "Peak memory beyond decoder, latents and target"), ("seconds", "Seconds, forward and backward")):
+        titles = {"peak_bytes": "Peak memory beyond decoder, latents and target", "seconds": "Seconds, forward and backward"}
+        for key, title in titles.items():
             lines += [f"## {title}", "", *_by_frames(content["cost"], key), ""]
     if content["error"]:
         columns = ("method", "of", "relative_l2", "cosine", "magnitude_bias", "status")
@@ -144,8 +146,6 @@ def plot_error(content: dict):
 
 
 def plot_influence(content: dict):
-    import math
-
     rows = [row for row in content["influence"] if row["influence"] > 0]
     if not rows:
         return None
@@ -154,7 +154,8 @@ def plot_influence(content: dict):
     decay = content["decay"]
     if decay["alpha"] is not None:
         ends = [0, max(row["distance"] for row in rows)]
-        axes.semilogy(ends, [decay["C"] * math.exp(-decay["alpha"] * d) for d in ends], "-", label=f"α = {decay['alpha']:.3g}")
+        fitted = [decay["C"] * math.exp(-decay["alpha"] * distance) for distance in ends]
+        axes.semilogy(ends, fitted, "-", label=f"α = {decay['alpha']:.3g}")
     axes.set(xlabel="distance i − j, groups", ylabel="gradient norm")
     axes.grid(alpha=0.3)
     axes.legend()
