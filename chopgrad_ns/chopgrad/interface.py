@@ -8,7 +8,7 @@ features that its causal convolutions put in front of the present ones. Decoding
 and everything here (strategies, memory) follows from it.
 
 **Writing an adapter.** Subclass `CausalDecoder` and implement `groups`, `frames_of`, `initial_state`,
-`decode_group` and `parameters` (or write a class of its own that has these five). A state is any nesting of tuples
+`decode_group` and `parameters` (or write a class of its own that has these five); `layers` is optional. A state is any nesting of tuples
 whose leaves are tensors, None or strings. `decode_group` must not change its inputs, nor anything outside, and must
 not be random (no dropout): it is called more than once for the same group, and by several threads. A side tensor that it
 has no use for is a ValueError that names those it has. An adapter is right if groups decoded one after the other and
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Union
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 State = Union[tuple, Tensor, str, None]
 Side = Mapping[str, Tensor]
@@ -56,6 +56,16 @@ class CausalDecoder(ABC):
     @abstractmethod
     def parameters(self) -> Iterator[Tensor]:
         """Parameters that decoding uses; those that require grad receive gradients."""
+
+    def layers(self) -> list[nn.Module]:
+        """The modules that `Exact(checkpoint_blocks=True)` runs again one at a time; none here, which refuses it.
+
+        Optional. They are modules that a group passes through one after another, none inside another. What they
+        share apart from parameters passes through their arguments: tensors, or nestings of lists, dicts and tuples;
+        lists and dicts handed over directly they may change. No side tensor may enter strictly inside one; at its
+        output it may.
+        """
+        return []
 
     def num_frames(self, num_latent_frames: int) -> int:
         """Output frames of a whole clip."""

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from chopgrad_ns.chopgrad import sweeps
 from chopgrad_ns.chopgrad.adapters import as_causal_decoder
+from chopgrad_ns.chopgrad.block_checkpoint import check_layers
 from chopgrad_ns.chopgrad.clip_loss import ClipLoss, check_range
 from chopgrad_ns.chopgrad.interface import CausalDecoder, Side
 from chopgrad_ns.chopgrad.strategies import Backprop, Exact, Full, Truncated
+from chopgrad_ns.chopgrad.sweeps import propagate
+from chopgrad_ns.chopgrad.tiles import tiled_loss
 
 
 def pixel_loss(
@@ -30,28 +32,32 @@ def pixel_loss(
         loss_fn: `(prediction, target) -> [B, t]`, the same each time it is called. With an attribute
             `context_frames` = k it is given the k frames before a group too, across group boundaries. Gradients
             leave it through the prediction only: parameters of its own get none.
-        backprop: `Exact()`, `Truncated(distance)` or `Full()`.
+        backprop: `Exact()`, `Truncated(distance)` or `Full()`; with `tiles=SpatialTiles(...)` cut in space as well.
         side: one mapping a group of tensors that the decoder takes beside the latents.
 
     Returns:
         A scalar whose `backward()` reaches latents, side tensors and decoder parameters that require grad.
 
     Raises:
-        ValueError: before anything is added to any `.grad`, naming the group and frames where there are any.
+        TypeError: for a backprop that is not a strategy.
+        ValueError: for layers to checkpoint where the decoder names none; and for bad input,
+            before anything is added to any `.grad`, naming the group and frames where there are any.
     """
-    decoder = as_causal_decoder(decoder)
-    clip = _check(latents, target, decoder, loss_fn, side)
-    if isinstance(backprop, Full):
-        return sweeps.full(clip, latents)
-    inputs, tensors = sweeps.Inputs.of(clip)
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (latents, *tensors)):
-        with torch.no_grad():
-            return sweeps.full(clip, latents)
-    if isinstance(backprop, Exact):
-        return sweeps.ExactLoss.apply(clip, backprop, inputs, latents, *tensors)
-    if isinstance(backprop, Truncated):
-        return sweeps.TruncatedLoss.apply(clip, backprop, inputs, latents, *tensors)
-    raise TypeError(f"backprop is {backprop!r}; give Full(), Truncated(distance) or Exact()")
+    if not isinstance(backprop, (Full, Truncated, Exact)):
+        raise TypeError(f"backprop is {backprop!r}; give Full(), Truncated(distance) or Exact()")
+    clip = _check(latents, target, as_causal_decoder(decoder), loss_fn, side)
+    _check_strategy(backprop, clip.decoder, latents)
+    return propagate(clip, backprop, latents) if backprop.tiles is None else tiled_loss(clip, backprop, latents)
+
+
+def _check_strategy(backprop: Backprop, decoder: CausalDecoder, latents: Tensor) -> None:
+    if isinstance(backprop, Exact) and backprop.checkpoint_blocks:
+        check_layers(decoder)
+    kind = latents.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if torch.float16 in (latents.dtype, autocast) and (isinstance(backprop, Truncated) or backprop.tiles):
+        raise ValueError("Truncated and tiles make gradients before a GradScaler's scale is known, and in float16 "
+                         "they would vanish: decode in bfloat16, or give Exact() without tiles")
 
 
 def _check(latents, target, decoder, loss_fn, side) -> ClipLoss:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from chopgrad_ns.chopgrad.block_checkpoint import checkpointed_blocks
 from chopgrad_ns.chopgrad.clip_loss import ClipLoss
 from chopgrad_ns.chopgrad.interface import State, map_state, state_tensors
-from chopgrad_ns.chopgrad.strategies import Exact, Truncated
+from chopgrad_ns.chopgrad.offload import States
+from chopgrad_ns.chopgrad.strategies import Backprop, Exact, Full, Truncated
 
 
-def full(clip: ClipLoss, latents: Tensor) -> Tensor:
+def propagate(clip: ClipLoss, strategy: Backprop, latents: Float[Tensor, "b c tz hz wz"]) -> Float[Tensor, ""]:
+    """Loss of a clip with the gradient of a strategy, whose tiles are not looked at."""
+    inputs, tensors = Inputs.of(clip)
+    if isinstance(strategy, Full) or not needs_grad(latents, *tensors):
+        return _full(clip, latents)
+    sweep = ExactLoss if isinstance(strategy, Exact) else TruncatedLoss
+    return sweep.apply(clip, strategy, inputs, latents, *tensors)
+
+
+def needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _full(clip: ClipLoss, latents: Tensor) -> Tensor:
     """Loss with the graph of every group."""
     state, decoded, total = clip.decoder.initial_state(), {}, latents.new_zeros(())
     for index, group in enumerate(clip.groups):
@@ -91,7 +108,7 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def _decode_from_leaves(clip: ClipLoss, index: int, latents: Tensor, state: State, inputs: Inputs,
-                        decoded: dict[int, Tensor]) -> _Group:
+                        decoded: dict[int, Tensor], checkpoint_blocks: bool = False) -> _Group:
     """Decode group `index` and take its loss; nothing outside gets a graph or a gradient."""
     with torch.enable_grad():
         here = _leaf(latents[:, :, clip.groups[index]])
@@ -100,7 +117,8 @@ def _decode_from_leaves(clip: ClipLoss, index: int, latents: Tensor, state: Stat
         side |= dict(zip(inputs.names[index], side_leaves))
         inner = map_state(lambda t: _leaf(t) if t.is_floating_point() else t.detach(), state)
         before = {j: _leaf(frames) for j, frames in decoded.items()} if clip.context else {}
-        frames, after = clip.decode(index, here, inner, side or None)
+        with checkpointed_blocks(clip.decoder) if checkpoint_blocks else contextlib.nullcontext():
+            frames, after = clip.decode(index, here, inner, side or None)
         value = clip.value(index, frames, clip.context_of(index, before))
     leaves = [t for t in state_tensors(inner) if t.requires_grad]
     return _Group(index, here, side_leaves, leaves, before, frames, after, value)
@@ -135,7 +153,22 @@ def _merge(into: dict[int, Tensor], more: dict[int, Tensor | None]) -> None:
             into[j] = value if j not in into else into[j] + value
 
 
-class TruncatedLoss(torch.autograd.Function):
+class ReadyLoss(torch.autograd.Function):
+    """A loss whose gradients are computed along with it. Inputs: three that get none, then those that may."""
+
+    @staticmethod
+    def keep(ctx, gradients: list[Tensor | None]) -> None:
+        ctx.save_for_backward(*(value for value in gradients if value is not None))
+        ctx.present = [value is not None for value in gradients]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent):
+        saved = iter(ctx.saved_tensors)
+        return None, None, None, *(next(saved) * cotangent if there else None for there in ctx.present)
+
+
+class TruncatedLoss(ReadyLoss):
     """A window of `distance` + 1 groups slides over the clip; gradients are ready when the loss is."""
 
     @staticmethod
@@ -166,34 +199,34 @@ class TruncatedLoss(torch.autograd.Function):
                 window.popleft()
             del group, newest, outputs  # or the graph that has left the window would live through the next decoding
             _forget(decoded, clip, index)
-        ctx.save_for_backward(*(value for value in gradients.flat() if value is not None))
-        ctx.present = [value is not None for value in gradients.flat()]
+        TruncatedLoss.keep(ctx, gradients.flat())
         return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, cotangent):
-        saved = iter(ctx.saved_tensors)
-        return None, None, None, *(next(saved) * cotangent if there else None for there in ctx.present)
 
 
 class ExactLoss(torch.autograd.Function):
-    """Forward without graphs, keeping states; then backward group by group, each recomputed once."""
+    """Forward without graphs, keeping states; then backward group by group, each recomputed once.
+
+    The forward runs without grad, not in inference mode. On the CPU that would win 0–3 % on decoders of toy size,
+    where it shows most, and cost a copy of every state, since what is made in it cannot take part in a graph; and
+    the weights that autocast casts in it, and caches, would fail the recomputation. Nothing is compiled here: a
+    caller who compiles the decoder's modules has them compiled in both passes.
+    """
 
     @staticmethod
     def forward(ctx, clip: ClipLoss, strategy: Exact, inputs: Inputs, latents: Tensor, *tensors: Tensor):
         state, total = clip.decoder.initial_state(), latents.new_zeros(())
-        kept: dict[int, State] = {}
+        states = States(strategy.offload, latents.device)
         decoded: dict[int, Tensor] = {}
         for index, group in enumerate(clip.groups):
             if index % strategy.keep_every == 0:
-                kept[index] = _put_away(state, strategy)
+                states.put(index, state)
             frames, state = clip.decode(index, latents[:, :, group], state, clip.side_of(index))
             total = total + clip.value(index, frames, clip.context_of(index, decoded))
             if clip.context:  # three channels of pixels: little beside a state
                 decoded[index] = frames
+        states.settle()
         ctx.save_for_backward(latents, *tensors)
-        ctx.clip, ctx.strategy, ctx.inputs, ctx.kept, ctx.decoded = clip, strategy, inputs, kept, decoded
+        ctx.clip, ctx.strategy, ctx.inputs, ctx.states, ctx.decoded = clip, strategy, inputs, states, decoded
         ctx.autocast = _autocast_settings(latents.device.type)
         return total
 
@@ -201,20 +234,23 @@ class ExactLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, cotangent):
         latents, *tensors = ctx.saved_tensors
-        clip, inputs, kept = ctx.clip, ctx.inputs, ctx.kept
+        clip, inputs, states = ctx.clip, ctx.inputs, ctx.states
         parameters = list(tensors[len(tensors) - inputs.parameters :])
         gradients = _Gradients(clip, inputs, latents)
-        kept.setdefault(0, clip.decoder.initial_state())  # a second backward starts from nothing else
+        if 0 not in states:
+            states.put(0, clip.decoder.initial_state())  # a second backward starts from nothing else
         v_after: list[Tensor | None] = []
         v_frames: dict[int, Tensor] = {}
         with torch.autocast(**ctx.autocast):
             for index in reversed(range(len(clip.groups))):
-                if index not in kept:
-                    _recompute_states(clip, latents, kept, index, ctx.strategy)
-                state = _bring_back(kept.pop(index), latents.device)
+                if index not in states:
+                    _recompute_states(clip, latents, states, index)
+                state = states.take(index)
+                states.prefetch(index - 1)
                 first = clip.oldest_needed(index) if clip.context else index
                 decoded = {j: frames for j, frames in ctx.decoded.items() if first <= j < index}
-                group = _decode_from_leaves(clip, index, latents, state, inputs, decoded)
+                group = _decode_from_leaves(clip, index, latents, state, inputs, decoded,
+                                            ctx.strategy.checkpoint_blocks)
                 outputs = [group.value, *_floating(group.after), group.frames]
                 after = v_after or [None] * len(_floating(group.after))
                 cotangents = [cotangent.to(group.value.dtype), *after, v_frames.pop(index, None)]
@@ -223,25 +259,18 @@ class ExactLoss(torch.autograd.Function):
                 gradients.add(index, v_latents, v_side, v_parameters)
                 _merge(v_frames, v_before)
                 v_after = v_state
-                del group, outputs, cotangents  # the next group is decoded with this one's memory
+                # The next group is decoded with this one's memory.
+                del state, group, outputs, after, cotangents, v_latents, v_side, v_parameters, v_state, v_before
         return None, None, None, *gradients.flat()
 
 
-def _recompute_states(clip: ClipLoss, latents: Tensor, kept: dict[int, State], index: int, strategy: Exact) -> None:
+def _recompute_states(clip: ClipLoss, latents: Tensor, states: States, index: int) -> None:
     """States from the last one kept before `index` up to it, without graphs."""
-    start = max(j for j in kept if j < index)
-    state = _bring_back(kept[start], latents.device)
+    start = states.last_before(index)
+    state = states.get(start)
     for j in range(start, index):
         _, state = clip.decode(j, latents[:, :, clip.groups[j]], state, clip.side_of(j))
-        kept[j + 1] = _put_away(state, strategy)
-
-
-def _put_away(state: State, strategy: Exact) -> State:
-    return map_state(Tensor.cpu, state) if strategy.offload == "cpu" else state
-
-
-def _bring_back(state: State, device: torch.device) -> State:
-    return map_state(lambda tensor: tensor.to(device), state)
+        states.put(j + 1, state)
 
 
 def _autocast_settings(device_type: str) -> dict:

@@ -72,6 +72,9 @@ class RefinerDecoder(CausalDecoder):
         yield from self.inner.parameters()
         yield from self.head.parameters()
 
+    def layers(self):
+        return self.inner.layers()
+
     def decode_group(self, latents, state, side=None):
         skips = {name: value for name, value in side.items() if not name.startswith("head.")}
         decoded, state = self.inner.decode_group(latents, state, skips)

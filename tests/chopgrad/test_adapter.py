@@ -238,6 +238,20 @@ def test_subclasses_have_the_adapter_of_their_class():
     assert type(as_causal_decoder(vae)).__name__ == "WanDecoder"
 
 
+@pytest.mark.parametrize("name", [name for name in DECODERS if name.startswith(("wan", "qwen"))])
+def test_parametrized_convolutions_are_counted(name):
+    """parametrize (of weight norm, say) gives a module a class of its own."""
+    vae = DECODERS[name](torch.float64)
+    latents = random_latents(1, 3, torch.float64)
+    with torch.no_grad():
+        expected, layers = decode(as_causal_decoder(vae), latents), len(as_causal_decoder(vae).layers())
+        for module in [m for m in vae.decoder.modules() if type(m).__name__.endswith("CausalConv3d")]:
+            torch.nn.utils.parametrizations.weight_norm(module)
+        frames = decode(as_causal_decoder(vae), latents)
+    assert len(as_causal_decoder(vae).layers()) == layers
+    assert torch.allclose(frames, expected, rtol=1e-9)
+
+
 class Smear(torch.nn.Module):
     """A decoder as somebody else would have it: a causal convolution in time, then two frames to a latent frame."""
 

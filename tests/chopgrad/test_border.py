@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from chopgrad_ns.chopgrad import Exact, Full, Truncated, pixel_loss
+from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles, Truncated, pixel_loss
 from tests.chopgrad.decoders import Echo, curved, example, wan
 
-EVERY = pytest.mark.parametrize("backprop", [Full(), Truncated(1), Exact()], ids=str)
+EVERY = pytest.mark.parametrize("backprop", [Full(), Truncated(1), Exact(), Exact(tiles=SpatialTiles(3, 3, 0))], ids=str)
 
 
 def refused(message: str, backprop=Exact(), loss_fn=curved, **changed):

@@ -5,6 +5,7 @@ import torch
 
 from chopgrad_ns.chopgrad import Exact, Full, Truncated
 from tests.chopgrad.decoders import CLIP, DECODERS, curved, difference, example, gradients, looking_back
+from tests.chopgrad.meters import SavedBytes
 
 EVERY = pytest.mark.parametrize("name", DECODERS)
 KINDS = ("latents", "side", "parameter")
@@ -43,6 +44,35 @@ def test_options_of_exact(name):
     _, expected = gradients(example_, looking_back(2), Full())
     _, found = gradients(example_, looking_back(2), Exact(offload="cpu", keep_every=2))
     assert max(by_kind(found, expected).values()) <= 1e-9
+
+
+WITHOUT_LAYERS = ("magvit", "mochi, framewise")
+
+
+@pytest.mark.parametrize("name", [name for name in DECODERS if name not in WITHOUT_LAYERS])
+@pytest.mark.parametrize("strategy", [Exact(checkpoint_blocks=True), Exact("cpu", 2, checkpoint_blocks=True)], ids=str)
+def test_exact_with_checkpointed_layers_is_full(name, strategy):
+    """A group's graph keeps less than with all layers' activations, and the gradients are the same."""
+    example_ = clip_of(name, torch.float64)
+    decoder = example_[0]
+    with SavedBytes() as saved:
+        loss, expected = gradients(example_, curved, Full())
+    with SavedBytes() as saved_exact:
+        gradients(example_, curved, Exact())
+    with SavedBytes() as saved_layers:
+        found_loss, found = gradients(example_, curved, strategy)
+    assert saved_layers.peak < 0.8 * saved_exact.peak <= saved.peak
+    assert abs(found_loss - loss) <= 1e-9 * abs(loss)
+    assert max(by_kind(found, expected).values()) <= 1e-9
+    assert all(expected[name].norm() > 0 for name in expected if name.startswith("side"))
+    layers = decoder.layers()
+    assert all(a is b or b not in set(a.modules()) for a in layers for b in layers)
+
+
+@pytest.mark.parametrize("name", WITHOUT_LAYERS)
+def test_checkpointing_layers_is_refused_where_it_would_be_wrong(name):
+    with pytest.raises(ValueError, match="names no layers to checkpoint: leave checkpoint_blocks out"):
+        gradients(clip_of(name, torch.float64), curved, Exact(checkpoint_blocks=True))
 
 
 @EVERY

@@ -5,42 +5,20 @@ import gc
 import pytest
 import torch
 
-from chopgrad_ns.chopgrad import Exact, Full, Truncated, pixel_loss
+from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles, Truncated, pixel_loss
+from chopgrad_ns.chopgrad.meter import peak_bytes
 from tests.chopgrad.decoders import curved, example, wan
+from tests.chopgrad.meters import SavedBytes
 
 
-class Saved:
-    """Bytes of activations that are saved in some graph: now, and at most."""
-
-    def __init__(self):
-        self.now = self.peak = 0
-
-    def __enter__(self):
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(lambda tensor: Holder(self, tensor), lambda held: held.tensor)
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        return self.hooks.__exit__(*error)
-
-
-class Holder:
-    """A saved tensor; gone when its graph is."""
-
-    def __init__(self, saved: Saved, tensor: torch.Tensor):
-        self.saved, self.tensor = saved, tensor.detach()  # a node that held its own output would never be freed
-        self.bytes = 0 if isinstance(tensor, torch.nn.Parameter) else tensor.numel() * tensor.element_size()
-        saved.now += self.bytes
-        saved.peak = max(saved.peak, saved.now)
-
-    def __del__(self):
-        self.saved.now -= self.bytes
+def small(latent_frames: int, size: int = 4):
+    return example(wan("2.1", torch.float32), latent_frames, size=size, dtype=torch.float32, side=False)
 
 
 def peak(backprop, latent_frames: int) -> int:
-    decoder, latents, target, side = example(wan("2.1", torch.float32), latent_frames, size=4, dtype=torch.float32, side=False)
+    decoder, latents, target, side = small(latent_frames)
     gc.collect()
-    with Saved() as saved:
+    with SavedBytes() as saved:
         pixel_loss(latents, target, decoder, curved, backprop, side=side).backward()
     gc.collect()
     assert saved.now == 0
@@ -71,11 +49,40 @@ def test_truncated_holds_as_many_groups_as_its_window(distance, group_bytes):
     assert held[1] - held[0] < 0.1 * group_bytes
 
 
+def test_checkpointed_blocks_hold_half_a_group_or_less(group_bytes):
+    """Half, in a decoder of nine blocks; of a group of full size it is a smaller part."""
+    short, long = peak(Exact(checkpoint_blocks=True), 4), peak(Exact(checkpoint_blocks=True), 8)
+    assert long < 0.55 * group_bytes
+    assert long - short < 0.02 * group_bytes
+
+
+def test_tiles_hold_the_groups_of_a_tile():
+    def held(backprop, size):
+        decoder, latents, target, _ = small(3, size)
+        with SavedBytes() as saved:
+            pixel_loss(latents, target, decoder, curved, backprop).backward()
+        return saved.peak
+
+    for strategy in (Full, Truncated, Exact):
+        tiled = held(strategy(tiles=SpatialTiles(4, 4, 1)), 12)
+        assert tiled < 1.1 * held(strategy(), 6), "a tile in the middle and its halo"
+        assert tiled < 0.4 * held(strategy(), 12)
+
+
+def test_what_is_allocated_falls_with_what_is_saved():
+    """By the allocator's account, states, temporaries and gradients included."""
+    decoder, latents, target, side = small(6, size=8)
+    step = lambda backprop: pixel_loss(latents, target, decoder, curved, backprop, side=side).backward()  # noqa: E731
+    peaks = [peak_bytes(lambda: step(backprop), latents.device)
+             for backprop in (Full(), Exact(), Exact(checkpoint_blocks=True), Exact(keep_every=3, checkpoint_blocks=True))]
+    assert peaks[1] < 0.6 * peaks[0] and peaks[2] < 0.85 * peaks[1] and peaks[3] < 0.95 * peaks[2]
+
+
 def states(keep_every: int, latent_frames: int = 6) -> int:
     """States of the decoder that the loss holds on to between forward and backward."""
-    decoder, latents, target, side = example(wan("2.1", torch.float32), latent_frames, dtype=torch.float32, side=False)
+    decoder, latents, target, side = small(latent_frames)
     loss = pixel_loss(latents, target, decoder, curved, Exact(keep_every=keep_every), side=side)
-    return len(loss.grad_fn.kept)
+    return len(loss.grad_fn.states)
 
 
 def test_only_every_kth_state_is_kept():

@@ -82,6 +82,29 @@ def test_each_group_is_decoded_once(distance):
     assert decoder.calls == [True] * 5
 
 
+class Counting(Echo):
+    """Counts the backward passes through each group's pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.backwards = []
+
+    def decode_group(self, latents, state, side=None):
+        frames, state = super().decode_group(latents, state, side)
+        number = len(self.backwards)
+        self.backwards.append(0)
+        if frames.requires_grad:
+            frames.register_hook(lambda _: self.backwards.__setitem__(number, self.backwards[number] + 1))
+        return frames, state
+
+
+def test_distance_zero_costs_one_forward_and_one_backward():
+    decoder, latents, target, side = example(Counting(), latent_frames=8)
+    decoder.calls.clear(), decoder.backwards.clear()
+    pixel_loss(latents, target, decoder, curved, Truncated(0), side=side).backward()
+    assert decoder.calls == [True] * 4 and decoder.backwards == [1] * 4
+
+
 def test_nothing_is_accumulated_before_backward():
     decoder, latents, target, side = example(wan())
     loss = pixel_loss(latents, target, decoder, curved, Truncated(1), side=side)

@@ -24,8 +24,16 @@ class DiffusersDecoder(CausalDecoder):
     output, and must have its shape.
     """
 
+    layer_classes: tuple[str, ...] = ()
+    """Classes of the decoder network's modules that can be run again one at a time; with its last norm."""
+
     def __init__(self, vae):
         self.vae = vae
+
+    def layers(self) -> list[torch.nn.Module]:
+        if not self.layer_classes:
+            return []
+        return [*modules_of(self.vae.decoder, *self.layer_classes), self.vae.decoder.norm_out]
 
     @abstractmethod
     def _decode(self, decoder: torch.nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -61,6 +69,11 @@ class DiffusersDecoder(CausalDecoder):
         x = latents if self._post_quant_conv is None else self._post_quant_conv(latents)
         with _added_to_outputs(decoder, self.blocks, side):
             return self._decode(decoder, x, state)
+
+
+def modules_of(network: torch.nn.Module, *classes: str) -> list[torch.nn.Module]:
+    """Modules of classes given by name, or of classes made from them (torch.nn.utils.parametrize makes some)."""
+    return [module for module in network.modules() if any(cls.__name__ in classes for cls in type(module).__mro__)]
 
 
 def in_this_thread(hook):

@@ -17,6 +17,8 @@ class CogVideoXDecoder(DiffusersDecoder):
     stays alone and others that do not. The state is the nested dict of cached features as tuples of (name, value).
     """
 
+    layer_classes = ("CogVideoXResnetBlock3D", "CogVideoXUpsample3D")
+
     @property
     def _size(self) -> int:
         return self.vae.num_latent_frames_batch_size

@@ -62,6 +62,8 @@ class _SegmentDecoder(DiffusersDecoder):
 class KVAEVideoDecoder(_SegmentDecoder):
     """`AutoencoderKLKVAEVideo`. It does not upsample a latent frame that is alone in a group: it becomes one frame."""
 
+    layer_classes = ("KVAECachedResnetBlock3D", "KVAECachedPXSUpsample")
+
     @property
     def temporal_factor(self) -> int:
         return self.vae.config.temporal_compress_times
@@ -76,6 +78,8 @@ class KVAEVideoDecoder(_SegmentDecoder):
 
 class Kandinsky6SRDecoder(_SegmentDecoder):
     """`Kandinsky6SRVAE`, the autoencoder of Kandinsky 6's super-resolution."""
+
+    layer_classes = ("Kandinsky6SRResnetBlock3D", "Kandinsky6SRUpsample")
 
     @property
     def temporal_factor(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from chopgrad_ns.chopgrad.adapters.base import DiffusersDecoder, in_this_thread
+from chopgrad_ns.chopgrad.adapters.base import DiffusersDecoder, in_this_thread, modules_of
 from chopgrad_ns.chopgrad.interface import State
 
 
@@ -42,6 +42,10 @@ class MochiDecoder(DiffusersDecoder):
     @property
     def blocks(self) -> list[str]:
         return ["block_in", *(f"up_blocks.{i}" for i in range(len(self.vae.decoder.up_blocks))), "block_out"]
+
+    def layers(self) -> list[torch.nn.Module]:
+        """None with `use_framewise_decoding`: the past would not be in place when a layer is run again."""
+        return [] if self.vae.use_framewise_decoding else modules_of(self.vae.decoder, "MochiResnetBlock3D")
 
     @property
     def _dropped(self) -> int:
@@ -85,4 +89,4 @@ def _cached_inputs(decoder: torch.nn.Module, state: State, kept: list[Tensor]) -
 
 
 def _causal_convolutions(decoder: torch.nn.Module) -> list[torch.nn.Module]:
-    return [module for module in decoder.modules() if type(module).__name__ == CAUSAL_CONV]
+    return modules_of(decoder, CAUSAL_CONV)

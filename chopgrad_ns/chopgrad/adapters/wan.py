@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chopgrad_ns.chopgrad.adapters.base import DiffusersDecoder
+from chopgrad_ns.chopgrad.adapters.base import DiffusersDecoder, modules_of
 from chopgrad_ns.chopgrad.interface import State
 
 
@@ -19,12 +19,13 @@ class WanDecoder(DiffusersDecoder):
     """
 
     causal_conv = "WanCausalConv3d"
+    layer_classes = ("WanResidualBlock", "WanAttentionBlock", "WanResample")
     told_of_first_chunk = True
 
     def __init__(self, vae):
         super().__init__(vae)
         self.temporal_factor = 2 ** sum(vae.temperal_downsample)
-        self._slots = sum(type(module).__name__ == self.causal_conv for module in vae.decoder.modules())
+        self._slots = len(modules_of(vae.decoder, self.causal_conv))
 
     def groups(self, num_latent_frames: int) -> list[slice]:
         return [slice(i, i + 1) for i in range(num_latent_frames)]
@@ -47,6 +48,7 @@ class QwenImageDecoder(WanDecoder):
     """`AutoencoderKLQwenImage`: Wan2.1's decoder under names of its own; it sees by the cache which group is first."""
 
     causal_conv = "QwenImageCausalConv3d"
+    layer_classes = ("QwenImageResidualBlock", "QwenImageAttentionBlock", "QwenImageResample")
     told_of_first_chunk = False
 
 

@@ -1,0 +1,123 @@
+"""Layers run again during backward, with caches that they write to, against plain autograd."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from chopgrad_ns.chopgrad import Exact, Full, pixel_loss
+from chopgrad_ns.chopgrad.block_checkpoint import checkpointed_blocks, layers_of
+from tests.chopgrad.decoders import WAN, Echo, curved, difference, example, gradients, looking_back, wan
+from tests.chopgrad.meters import SavedBytes
+
+
+@pytest.mark.parametrize("kind", WAN)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_the_gradient_is_that_of_the_full_graph(kind, dtype, tolerance):
+    example_ = example(wan(kind, dtype), batch=2, dtype=dtype)
+    loss, expected = gradients(example_, looking_back(2), Full())
+    found_loss, found = gradients(example_, looking_back(2), Exact(checkpoint_blocks=True, keep_every=2))
+    assert found_loss == pytest.approx(float(loss), rel=tolerance) and difference(found, expected) <= tolerance
+    assert sum(name.startswith("side") for name in expected) == 8
+
+
+def test_under_autocast():
+    example_ = example(wan("2.1", torch.float32), dtype=torch.float32)
+    found = []
+    for backprop in (Exact(), Exact(checkpoint_blocks=True)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found.append(gradients(example_, curved, backprop)[1])
+    assert difference(found[1], found[0]) <= 1e-6, "the same roundings, since the same operations"
+
+
+def test_only_inputs_of_blocks_are_saved():
+    """One group's graph, alone: with blocks it holds their inputs, and while it runs backward one block more."""
+    decoder, latents, _, _ = example(wan("2.1", torch.float32), 3, size=8, dtype=torch.float32, side=False)
+    state = decoder.initial_state()
+    with torch.no_grad():
+        for index in range(2):
+            _, state = decoder.decode_group(latents[:, :, index:index + 1], state)
+    held = []
+    for checkpoint in (False, True):
+        with SavedBytes() as saved:
+            if checkpoint:
+                with checkpointed_blocks(decoder):
+                    frames, _ = decoder.decode_group(latents[:, :, 2:], state)
+            else:
+                frames, _ = decoder.decode_group(latents[:, :, 2:], state)
+            after_forward = saved.now
+            torch.autograd.grad(frames.sum(), latents)
+        held.append((after_forward, saved.peak))
+    assert held[1][0] < 0.5 * held[0][0]
+    assert held[1][1] < 0.5 * held[0][1]
+
+
+def test_blocks_get_their_forward_back():
+    decoder, *_ = example(wan(), 1)
+    first, second = layers_of(decoder)[:2]
+    own = lambda x, **kwargs: type(second).forward(second, x, **kwargs)  # noqa: E731  as accelerate's hooks leave one
+    second.forward = own
+    with pytest.raises(RuntimeError, match="midway"):
+        with checkpointed_blocks(decoder):
+            assert "forward" in vars(first)
+            raise RuntimeError("midway")
+    assert "forward" not in vars(first) and second.forward is own
+
+
+def test_other_threads_and_passes_without_grad_are_left_alone():
+    decoder, latents, _, _ = example(wan(), 1, side=False)
+    plain, _ = decoder.decode_group(latents, None)
+    found = []
+    with checkpointed_blocks(decoder):
+        thread = threading.Thread(target=lambda: found.append(decoder.decode_group(latents, None)[0]))
+        thread.start()
+        thread.join()
+        with torch.no_grad():
+            found.append(decoder.decode_group(latents, None)[0])
+    assert all(torch.equal(frames, plain) for frames in found)
+    assert not found[1].requires_grad
+
+
+class Counting(nn.Module):
+    """A block with caches of several kinds, all of which it changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+        self.runs = 0
+
+    def forward(self, x, cache, words=(), named=None):
+        self.runs += 1
+        past = cache[1][0] if cache[1] else 0
+        named["count"] += 1
+        named["seen"] = x * named["count"]
+        cache[1] = (torch.sin(self.weight * x + past), *cache[1])
+        cache.append(words[0])
+        return torch.tanh(cache[1][0] * self.weight), named["count"]
+
+
+def test_caches_in_lists_and_dicts_are_written_once_and_carry_gradients():
+    results = []
+    for checkpoint in (False, True):
+        block = Counting()
+        x = torch.linspace(-1, 1, 5, dtype=torch.float64).requires_grad_()
+        cache, named = [3, ()], {"count": 0}
+        decoder = type("One", (), {"layers": lambda self: [block]})()  # noqa: B023
+        y = x
+        with checkpointed_blocks(decoder) if checkpoint else torch.enable_grad():
+            for _ in range(3):
+                y, count = block(y, cache, words=("a",), named=named)
+        outputs = y.sum() + 0.3 * cache[1][1].sum() + named["seen"].sum()
+        found = torch.autograd.grad(outputs, [x, block.weight])
+        results.append((found, count, named["count"], cache[2:], block.runs))
+    (plain, *rest, _), (checked, *same, runs) = results
+    assert same == rest == [3, 3, ["a", "a", "a"]] and runs == 6
+    assert all(torch.equal(a, b) for a, b in zip(plain, checked))
+
+
+def test_decoders_without_layers_are_told_what_to_do():
+    decoder, latents, target, side = example(Echo())
+    with pytest.raises(ValueError, match=r"Echo names no layers to checkpoint: .* a method layers\(\)"):
+        pixel_loss(latents, target, decoder, curved, Exact(checkpoint_blocks=True), side=side)
+    assert not decoder.calls[2:], "nothing is decoded first"

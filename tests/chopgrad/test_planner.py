@@ -1,0 +1,96 @@
+"""What the planner foretells against what is then allocated, and its choice."""
+
+import pytest
+import torch
+
+from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles, pixel_loss, plan
+from chopgrad_ns.chopgrad.meter import peak_bytes
+from tests.chopgrad.decoders import Echo, curved, example, wan
+
+SHAPES = {(1, 4, 9, 7, 11): None, (2, 4, 4, 12, 5): 2}
+"""Of latents, with the crop that is measured: as by default, and smaller."""
+TiB = 2**40
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return example(wan("2.1", torch.float32), 1, dtype=torch.float32, side=False)[0]
+
+
+@pytest.fixture(scope="module")
+def plans(decoder):
+    return {shape: plan(decoder, shape, TiB, loss_fn=curved, crop=crop, halo=2) for shape, crop in SHAPES.items()}
+
+
+def measured(decoder, shape, strategy) -> int:
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    batch, _, frames, height, width = shape
+    target = torch.zeros(batch, 3, decoder.num_frames(frames), 4 * height, 4 * width)
+    sources = [latents, *decoder.parameters()]
+    return peak_bytes(lambda: torch.autograd.grad(pixel_loss(latents, target, decoder, curved, strategy), sources),
+                      latents.device)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_peaks_are_within_15_percent(shape, decoder, plans):
+    alternatives = plans[shape].alternatives
+    tiled = [one for one in alternatives if one.strategy.tiles]
+    untiled = [one for one in alternatives if not one.strategy.tiles]
+    assert {Full(), Exact(), Exact(keep_every=2), Exact(checkpoint_blocks=True)} <= {one.strategy for one in untiled}
+    for one in [*untiled[:5], tiled[0]]:
+        assert one.peak_bytes == pytest.approx(measured(decoder, shape, one.strategy), rel=0.15), one.strategy
+
+
+SMALL = (2, 4, 4, 12, 5)
+
+
+def test_the_fastest_that_fits_is_chosen(decoder, plans):
+    alternatives = plans[SMALL].alternatives
+    assert plans[SMALL].strategy == Full() == alternatives[0].strategy
+    times = [one.relative_time for one in alternatives]
+    assert times == sorted(times) and times[1] == pytest.approx(4 / 3) and alternatives[1].strategy == Exact()
+    full, exact = alternatives[:2]
+    assert exact.peak_bytes < full.peak_bytes
+    chosen = plan(decoder, SMALL, full.peak_bytes - 1, loss_fn=curved, crop=2, halo=2)
+    assert (chosen.strategy, chosen.peak_bytes) == (Exact(), exact.peak_bytes)
+    assert "→  1.33" in str(chosen) and str(chosen).count("\n") == len(alternatives)
+
+
+def test_tiles_come_last_and_the_smallest_budget_is_named(decoder, plans):
+    alternatives = plans[SMALL].alternatives
+    least = min(alternatives, key=lambda one: one.peak_bytes)
+    assert isinstance(least.strategy.tiles, SpatialTiles)
+    assert all(one.relative_time > other.relative_time for one in alternatives if one.strategy.tiles
+               for other in alternatives if not other.strategy.tiles)
+    with pytest.raises(ValueError, match=f"need {least.peak_bytes} bytes .* the budget is 1000"):
+        plan(decoder, SMALL, 1000, loss_fn=curved, crop=2, halo=2)
+
+
+def test_decoders_without_blocks_with_side_tensors_and_nothing_left_behind():
+    echo = Echo(torch.float32)
+
+    def side(shape):
+        return [{"bias": torch.zeros(*shape[:2], group.stop - group.start, *shape[3:])} for group in echo.groups(shape[2])]
+
+    found = plan(echo, (1, 3, 11, 9, 9), TiB, side=side, crop=2)
+    assert found.strategy == Full() and not any(getattr(one.strategy, "checkpoint_blocks", False) for one in found.alternatives)
+    assert all(parameter.grad is None for parameter in echo.parameters())
+
+
+def test_shapes_that_are_none(decoder):
+    with pytest.raises(ValueError, match=r"shape is \(1, 4, 0, 8, 8\), crop None"):
+        plan(decoder, (1, 4, 0, 8, 8), TiB)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_within_15_percent():
+    decoder = example(wan("2.1", torch.float32), 1, dtype=torch.float32, side=False)[0]
+    decoder.vae.to("cuda")
+    shape = (1, 4, 9, 40, 56)
+    latents = torch.randn(shape, device="cuda").requires_grad_()
+    target = torch.zeros(1, 3, decoder.num_frames(9), 160, 224, device="cuda")
+    sources = [latents, *decoder.parameters()]
+    for one in plan(decoder, shape, TiB, loss_fn=curved).alternatives:
+        step = lambda: torch.autograd.grad(pixel_loss(latents, target, decoder, curved, one.strategy), sources)  # noqa: B023, E731
+        step()
+        assert one.peak_bytes == pytest.approx(peak_bytes(step, latents.device), rel=0.15), one.strategy
