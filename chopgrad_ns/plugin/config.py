@@ -46,7 +46,7 @@ class RefineSettings:
     """pairs from sample worlds mixed in, because folds alone mislead; made once, then kept in the user's cache"""
     refiner: str = "tiny"
     """refiner to start from: "tiny" (embedded) or a folder that `Refiner.save` or `chopgrad finetune` wrote"""
-    finetune_steps: int = 400
+    finetune_steps: int = 300
     """steps of fine-tuning with pixel losses; 0 uses the refiner as it is"""
     rounds: int = 2
     """rounds of refining novel views and training on them; 0 for none"""

@@ -90,7 +90,7 @@ def _draw(pair: Pair, frames: int | None, size: int, references: int, settings: 
     def some(value: Tensor | None) -> Tensor | None:
         return value[:, chosen] if references else None
 
-    seen, masks = cut(some(clip.references)), cut(some(clip.reference_masks))
+    seen, masks = some(cut(clip.references)), some(cut(clip.reference_masks))
     if seen is not None:
         seen, masks = _disordered(seen, masks, settings.reference_disorder, draw)
     cropped = Clip(cut(clip.frames), alpha=cut(clip.alpha), depth=cut(clip.depth), references=seen,
