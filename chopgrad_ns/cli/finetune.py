@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 
-def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 300, learning_rate: Optional[float] = None,
+def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 240, learning_rate: Optional[float] = None,
         seed: int = 0) -> None:
     """Fine-tune a refiner.
 

@@ -8,7 +8,7 @@ from typing import Optional
 
 
 def run(output: Path, data: Optional[Path] = None, every: int = 8, longest_side: int = 240, folds: int = 3,
-        sample_worlds: int = 6, steps: int = 600, references: int = 2) -> None:
+        sample_worlds: int = 6, steps: int = 400, references: int = 2) -> None:
     """Make pairs.
 
     Args:

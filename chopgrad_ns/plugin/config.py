@@ -40,13 +40,13 @@ class RefineSettings:
     """training steps of the plain splat"""
     folds: int = 3
     """k of the k-fold pairs made from the training views; 0 for none"""
-    fold_steps: int = 600
+    fold_steps: int = 400
     """training steps of each fold's splat and of each sample world's"""
     sample_worlds: int = 6
     """pairs from sample worlds mixed in, because folds alone mislead; made once, then kept in the user's cache"""
     refiner: str = "tiny"
     """refiner to start from: "tiny" (embedded) or a folder that `Refiner.save` or `chopgrad finetune` wrote"""
-    finetune_steps: int = 300
+    finetune_steps: int = 240
     """steps of fine-tuning with pixel losses; 0 uses the refiner as it is"""
     rounds: int = 2
     """rounds of refining novel views and training on them; 0 for none"""

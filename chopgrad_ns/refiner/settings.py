@@ -8,7 +8,7 @@ from typing import Optional
 class FinetuneSettings:
     """How to train. The defaults take about a second a step on two cores."""
 
-    steps: int = 300
+    steps: int = 240
     lr: Optional[float] = None
     """highest learning rate of AdamW; it rises over 5 % of the training and falls along a cosine; None: 1e-3 for an
     untrained refiner, 2e-4 for a trained one"""
