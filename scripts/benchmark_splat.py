@@ -3,15 +3,14 @@
 Medians over repetitions of a random scene whose Gaussians are about two pixels wide; harmonics of degree 3.
 """
 
-import platform
 import statistics
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import tyro
 
+from chopgrad_ns.machine import processor
 from chopgrad_ns.splat import rasterize
 
 SIZES = ((10_000, 192, 128), (50_000, 480, 320))
@@ -56,15 +55,6 @@ def time_backend(inputs: list[torch.Tensor], width: int, height: int, backend: s
         forward.append(middle - start)
         both.append(time.perf_counter() - start)
     return 1e3 * statistics.median(forward[1:]), 1e3 * statistics.median(both[1:])  # the first run warms up
-
-
-def processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def main(options: Options) -> None:

@@ -22,7 +22,8 @@ def lend_libusb() -> None:
             return
         root = Path(next(iter(importlib.util.find_spec("open3d").submodule_search_locations)))
         package = Path(next(iter(importlib.util.find_spec("libusb_package").submodule_search_locations)))
-        for folder in {path.parent for path in root.rglob("pybind*.so")}:
+        # Beside its package or one level down, by version: looking no deeper keeps every ns-* command's start short.
+        for folder in {path.parent for pattern in ("pybind*.so", "*/pybind*.so") for path in root.glob(pattern)}:
             link = folder / LIBUSB
             if not link.exists():
                 temporary = folder / f".{LIBUSB}-{os.getpid()}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from chopgrad_ns.chopgrad.profile.methods import METHODS
 from chopgrad_ns.chopgrad.profile.report import GIB, PARTS, Report
 from chopgrad_ns.chopgrad.profile.subject import DTYPES, load_decoder, make_subject
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.machine import processor
 
 __all__ = ["METHODS", "ProfileSettings", "run_profile"]
 
@@ -126,7 +126,4 @@ def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
