@@ -10,6 +10,7 @@ are outputs like any other and are written to the caller's containers once.
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,10 +38,11 @@ def check_layers(decoder: CausalDecoder) -> None:
 def checkpointed_blocks(decoder: CausalDecoder) -> Iterator[None]:
     """Within the context, and in this thread only, autograd keeps no more of a decoder's layers than their inputs."""
     here, replaced = threading.get_ident(), []
+    framewise = set(getattr(decoder, "framewise_layers", list)())
     try:
         for layer in layers_of(decoder):
             replaced.append((layer, vars(layer).get("forward")))  # an instance's own, where another library set one
-            layer.forward = _checkpointing(layer.forward, here)
+            layer.forward = _checkpointing(_frugal(layer, framewise).forward, here)
         yield
     finally:
         for layer, forward in replaced:
@@ -54,16 +56,21 @@ def _checkpointing(forward: Callable, thread: int) -> Callable:
     def run(*args, **kwargs):
         if threading.get_ident() != thread or not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        given: list[Tensor] = []
+        given: list[Tensor | None] = []
         recipe = _map(lambda leaf: _take(leaf, given), (args, kwargs))
+        unread: set[int] = set()
 
-        def pure(*tensors: Tensor):
-            own_args, own_kwargs = _map(lambda leaf: tensors[leaf.index] if isinstance(leaf, _Place) else leaf, recipe)
+        def pure(kept: list[Tensor | None]):
+            own_args, own_kwargs = _map(lambda leaf: kept[leaf.index] if isinstance(leaf, _Place) else leaf, recipe)
+            own_args = tuple(_watched(*pair, unread) for pair in zip(own_args, recipe[0]))
+            own_kwargs = {name: _watched(value, recipe[1][name], unread) for name, value in own_kwargs.items()}
             output = forward(*own_args, **own_kwargs)
             return output, _containers(own_args, own_kwargs)
 
         # Decoding is not random, and keeping generators' states would wait for the device.
-        output, changed = checkpoint(pure, *given, use_reentrant=False, preserve_rng_state=False)
+        output, changed = checkpoint(pure, given, use_reentrant=False, preserve_rng_state=False)
+        for index in unread:
+            given[index] = None
         for container, contents in zip(_containers(args, kwargs), changed):
             container.clear()
             container.extend(contents) if isinstance(container, list) else container.update(contents)
@@ -72,9 +79,35 @@ def _checkpointing(forward: Callable, thread: int) -> Callable:
     return run
 
 
+def _frugal(layer: nn.Module, framewise: set[nn.Module]) -> nn.Module:
+    """The layer, or where modules in `framewise` are part of it a twin in which they go frame by frame.
+
+    The twin has the same parameters and hooks. Nothing of the layer itself changes, since its backward comes later, in
+    another thread maybe, while others may be using it.
+    """
+    if framewise.isdisjoint(layer.modules()):
+        return layer
+    twin = copy.copy(layer)
+    twin._modules = {name: child and _frugal(child, framewise) for name, child in layer._modules.items()}
+    if layer in framewise:
+        twin.forward = _frame_by_frame(layer.forward)
+    return twin
+
+
+def _frame_by_frame(forward: Callable) -> Callable:
+    """Of a backward, too, only one frame's intermediate results are there at once."""
+    def run(x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or x.ndim != 5:
+            return forward(x)
+        return torch.cat([checkpoint(forward, frame, use_reentrant=False, preserve_rng_state=False)
+                          for frame in x.split(1, dim=2)], dim=2)
+
+    return run
+
+
 @dataclass(frozen=True)
 class _Place:
-    """Stands in arguments for a tensor, so that autograd rather than a closure keeps the tensor."""
+    """Stands in arguments for a tensor, which is kept beside them and can be dropped."""
 
     index: int
 
@@ -84,6 +117,41 @@ def _take(leaf, into: list[Tensor]):
         return leaf
     into.append(leaf)
     return _Place(len(into) - 1)
+
+
+class _Watched(list):
+    """A layer's copy of a list, which takes off `unread` whatever tensors are read from it.
+
+    A cache of the whole decoder is handed to every layer, and each reads a few entries. If a layer's arguments kept
+    the others as well, then all that earlier layers have left for the next group would live as long as the graph.
+    """
+
+    def __init__(self, values: list, places: list, unread: set[int]):
+        super().__init__(values)
+        self.places = [place.index if isinstance(place, _Place) else None for place in places]
+        self.unread = unread
+        unread.update(place for place in self.places if place is not None)
+
+    def __getitem__(self, key):
+        self.unread.difference_update(self.places[key] if isinstance(key, slice) else [self.places[key]])
+        return super().__getitem__(key)
+
+
+def _reading_all(name: str) -> Callable:
+    def method(self: _Watched, *arguments):
+        self.unread.difference_update(self.places)
+        return getattr(list, name)(self, *arguments)
+
+    return method
+
+
+for _name in ("__add__", "__contains__", "__delitem__", "__eq__", "__iter__", "__mul__", "__reversed__", "copy", "count", "index",
+              "insert", "pop", "remove", "reverse", "sort"):  # read, or move what lies behind
+    setattr(_Watched, _name, _reading_all(_name))
+
+
+def _watched(value, recipe, unread: set[int]):
+    return _Watched(value, recipe, unread) if type(value) is list else value
 
 
 def _map(function: Callable, value):

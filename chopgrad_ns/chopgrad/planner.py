@@ -95,7 +95,7 @@ def _alternatives(measure: _Measure, shape: Shape, halo: int) -> Iterator[Altern
     for strategy in _exact(groups, measure):
         peaks = measure.peaks(Exact(checkpoint_blocks=strategy.checkpoint_blocks))
         held = _states_held(strategy, groups)
-        yield Alternative(strategy, peaks.at(height, width, held), _time(strategy))
+        yield Alternative(strategy, peaks.at(height, width, held), _time(strategy, groups))
     # In tiles, with what saves most in the others.
     strategy = Exact("cpu" if measure.can_offload else "none", 1 if measure.can_offload else math.isqrt(groups),
                      measure.has_layers)
@@ -105,7 +105,7 @@ def _alternatives(measure: _Measure, shape: Shape, halo: int) -> Iterator[Altern
         if (height, width) in sizes:  # halos bring back all that was cut off
             continue
         more = sum(rows * columns for rows, columns in sizes) / (height * width)
-        yield Alternative(replace(strategy, tiles=tiles), max(peaks.at(*size, held) for size in sizes), _time(strategy) * more)
+        yield Alternative(replace(strategy, tiles=tiles), max(peaks.at(*size, held) for size in sizes), _time(strategy, groups) * more)
 
 
 def _exact(groups: int, measure: _Measure) -> Iterator[Exact]:
@@ -118,22 +118,23 @@ def _exact(groups: int, measure: _Measure) -> Iterator[Exact]:
 
 
 def _states_held(strategy: Exact, groups: int) -> int:
-    """States on the device at once during the backward sweep."""
+    """How many groups a clip has of which `Exact()` holds as many states on the device at once."""
     if strategy.offload == "cpu":
-        return min(groups, 3)  # the one in use, the next on its way, and the cotangent of the one before
+        return min(groups, 2)  # one in use; the next comes when memory is past its peak
     k = strategy.keep_every
     if k == 1:
         return groups
-    kept = -(-groups // k)
-    last = groups - (kept - 1) * k  # groups from the last state kept on, whose own states are recomputed
-    # Before the last state kept there is a cotangent as well. One more, since the states that are kept are not the
-    # first few, which are smaller and which the line over groups has counted in.
-    return min(max(kept + last - 1, kept - 1 + k) + 1, groups)
+    kept = -(-(groups - 1) // k)  # the last group waits with its graph, and needs no state
+    recomputed = groups - 2 - (kept - 1) * k  # from the last state kept on
+    # One more, since those that are kept are not the first few, which are smaller and which the line over groups has
+    # counted in.
+    return min(max(kept + recomputed, kept + k - 2) + 1, groups)
 
 
-def _time(strategy: Exact) -> float:
+def _time(strategy: Exact, groups: int) -> float:
     """In units of Full's forward and backward, of three passes."""
-    passes = 4 + (1 - 1 / strategy.keep_every) + strategy.checkpoint_blocks
+    again = (groups - 1) / groups  # the last group is not decoded again
+    passes = 3 + again * (2 - 1 / strategy.keep_every) + strategy.checkpoint_blocks
     copying = 1.02 if strategy.offload == "cpu" else 1.0  # beside the decoding, all but the first and the last
     return copying * passes / 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +90,40 @@ class _Gradients:
         return [self.latents, *(value for group in self.side for value in group), *self.parameters]
 
 
+class _Cotangents:
+    """Cotangents of a state's tensors on their way back, each given up when backward comes to it.
+
+    Outputs of backward are kept whole until all of it has run, and with them their cotangents. So a scalar stands for
+    each tensor of the state: the tensor itself can go, and its cotangent once the layer that made it has been passed.
+    """
+
+    def __init__(self, values: list[Tensor | None]):
+        self.values = values
+
+    def stand_ins(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Scalars whose cotangent, 1, becomes that of their tensor."""
+        with torch.enable_grad():
+            return [_StandIn.apply(tensor, self.values, k) for k, tensor in enumerate(tensors)
+                    if self.values[k] is not None and tensor.requires_grad]
+
+
+class _StandIn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor, values: list[Tensor | None], k: int) -> Tensor:
+        ctx.values, ctx.k = values, k
+        return tensor.new_ones(())
+
+    @staticmethod
+    def backward(ctx, _):
+        value, ctx.values[ctx.k] = ctx.values[ctx.k], None
+        return value, None, None
+
+
+def _compact(gradient: Tensor) -> Tensor:
+    """A gradient in memory of its own size: that of a part of a tensor often is a view of the whole one's."""
+    return gradient.clone() if gradient.untyped_storage().nbytes() > gradient.nbytes else gradient
+
+
 @dataclass
 class _Group:
     """One group decoded with a graph of its own, from leaves."""
@@ -116,6 +151,8 @@ def _decode_from_leaves(clip: ClipLoss, index: int, latents: Tensor, state: Stat
         side_leaves = [_leaf(side[name]) for name in inputs.names[index]]
         side |= dict(zip(inputs.names[index], side_leaves))
         inner = map_state(lambda t: _leaf(t) if t.is_floating_point() else t.detach(), state)
+        for leaf in _floating(inner):
+            leaf.register_hook(_compact)
         before = {j: _leaf(frames) for j, frames in decoded.items()} if clip.context else {}
         with checkpointed_blocks(clip.decoder) if checkpoint_blocks else contextlib.nullcontext():
             frames, after = clip.decode(index, here, inner, side or None)
@@ -206,6 +243,9 @@ class TruncatedLoss(ReadyLoss):
 class ExactLoss(torch.autograd.Function):
     """Forward without graphs, keeping states; then backward group by group, each recomputed once.
 
+    All but the last group: backward begins with it, so its graph, the one that memory has to hold anyway, is made in
+    the forward already and waits.
+
     The forward runs without grad, not in inference mode. On the CPU that would win 0–3 % on decoders of toy size,
     where it shows most, and cost a copy of every state, since what is made in it cannot take part in a graph; and
     the weights that autocast casts in it, and caches, would fail the recomputation. Nothing is compiled here: a
@@ -217,7 +257,8 @@ class ExactLoss(torch.autograd.Function):
         state, total = clip.decoder.initial_state(), latents.new_zeros(())
         states = States(strategy.offload, latents.device)
         decoded: dict[int, Tensor] = {}
-        for index, group in enumerate(clip.groups):
+        last = len(clip.groups) - 1
+        for index, group in enumerate(clip.groups[:last]):
             if index % strategy.keep_every == 0:
                 states.put(index, state)
             frames, state = clip.decode(index, latents[:, :, group], state, clip.side_of(index))
@@ -228,7 +269,10 @@ class ExactLoss(torch.autograd.Function):
         ctx.save_for_backward(latents, *tensors)
         ctx.clip, ctx.strategy, ctx.inputs, ctx.states, ctx.decoded = clip, strategy, inputs, states, decoded
         ctx.autocast = _autocast_settings(latents.device.type)
-        return total
+        ctx.newest = _decode_from_leaves(clip, last, latents, state, inputs, _context(ctx, last),
+                                         strategy.checkpoint_blocks)
+        ctx.newest.after = None
+        return total + ctx.newest.value.detach()
 
     @staticmethod
     @once_differentiable
@@ -239,29 +283,52 @@ class ExactLoss(torch.autograd.Function):
         gradients = _Gradients(clip, inputs, latents)
         if 0 not in states:
             states.put(0, clip.decoder.initial_state())  # a second backward starts from nothing else
-        v_after: list[Tensor | None] = []
+        v_state: list[Tensor | None] = []
         v_frames: dict[int, Tensor] = {}
         with torch.autocast(**ctx.autocast):
             for index in reversed(range(len(clip.groups))):
-                if index not in states:
-                    _recompute_states(clip, latents, states, index)
-                state = states.take(index)
-                states.prefetch(index - 1)
-                first = clip.oldest_needed(index) if clip.context else index
-                decoded = {j: frames for j, frames in ctx.decoded.items() if first <= j < index}
-                group = _decode_from_leaves(clip, index, latents, state, inputs, decoded,
-                                            ctx.strategy.checkpoint_blocks)
-                outputs = [group.value, *_floating(group.after), group.frames]
-                after = v_after or [None] * len(_floating(group.after))
-                cotangents = [cotangent.to(group.value.dtype), *after, v_frames.pop(index, None)]
+                group, ctx.newest = ctx.newest, None
+                if group is None:
+                    group = _decode_again(ctx, latents, index)
+                _half_way(group.state, lambda index=index: states.prefetch(index - 1))
+                stand_ins = _Cotangents(v_state).stand_ins(_floating(group.after)) if v_state else []
+                group.after = None
+                outputs = [group.value, *stand_ins, group.frames]
+                cotangents = [cotangent.to(group.value.dtype), *map(torch.ones_like, stand_ins), v_frames.pop(index, None)]
                 v_latents, v_side, v_parameters, v_state, v_before = _backward(group, parameters, outputs, cotangents,
                                                                                retain=False)
                 gradients.add(index, v_latents, v_side, v_parameters)
                 _merge(v_frames, v_before)
-                v_after = v_state
                 # The next group is decoded with this one's memory.
-                del state, group, outputs, after, cotangents, v_latents, v_side, v_parameters, v_state, v_before
+                del group, stand_ins, outputs, cotangents, v_latents, v_side, v_parameters, v_before
         return None, None, None, *gradients.flat()
+
+
+def _context(ctx, index: int) -> dict[int, Tensor]:
+    """Frames before a group that its loss looks back to, by their group."""
+    first = ctx.clip.oldest_needed(index) if ctx.clip.context else index
+    return {j: frames for j, frames in ctx.decoded.items() if first <= j < index}
+
+
+def _decode_again(ctx, latents: Tensor, index: int) -> _Group:
+    """Group `index` with its graph, from its state, which is kept no longer."""
+    if index not in ctx.states:
+        _recompute_states(ctx.clip, latents, ctx.states, index)
+    return _decode_from_leaves(ctx.clip, index, latents, ctx.states.take(index), ctx.inputs, _context(ctx, index),
+                               ctx.strategy.checkpoint_blocks)
+
+
+def _half_way(state: list[Tensor], act: Callable[[], None]) -> None:
+    """Call `act` when backward has come through the layers, from the frames down, that hold half of a state.
+
+    Those are the ones of highest resolution, at which memory is at its peak.
+    """
+    passed = 0
+    for leaf in reversed(state):
+        passed += leaf.nbytes
+        if 2 * passed >= sum(other.nbytes for other in state):
+            leaf.register_hook(lambda _: act())
+            return
 
 
 def _recompute_states(clip: ClipLoss, latents: Tensor, states: States, index: int) -> None:

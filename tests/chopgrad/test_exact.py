@@ -125,7 +125,7 @@ def test_target_by_the_slice():
     loss, expected = gradients((decoder, latents, target, side), looking_back(1), Full())
     found_loss, found = gradients((decoder, latents, frames, side), looking_back(1), Exact())
     assert found_loss == loss and difference(found, expected) < 1e-9
-    assert asked == [(0, 1), (0, 3), (2, 5), (4, 7), (4, 7), (2, 5), (0, 3), (0, 1)]
+    assert asked == [(0, 1), (0, 3), (2, 5), (4, 7), (2, 5), (0, 3), (0, 1)]
 
 
 def test_without_grad_it_only_evaluates():
@@ -167,7 +167,7 @@ def test_recomputation_rounds_as_the_first_pass_did(forward_inside, backward_ins
 
 def test_number_of_forwards_and_recomputations():
     decoder, latents, target, side = example(Echo(), latent_frames=10)
-    for keep_every, forwards in ((1, 5 + 5), (2, 5 + 5 + 2), (5, 5 + 5 + 4)):
+    for keep_every, forwards in ((1, 5 + 4), (2, 5 + 4 + 2), (5, 5 + 4 + 3)):
         decoder.calls.clear()
         pixel_loss(latents, target, decoder, curved, Exact(keep_every=keep_every), side=side).backward()
         assert len(decoder.calls) == forwards and decoder.calls.count(True) == 5

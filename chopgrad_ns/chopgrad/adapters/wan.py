@@ -20,12 +20,16 @@ class WanDecoder(DiffusersDecoder):
 
     causal_conv = "WanCausalConv3d"
     layer_classes = ("WanResidualBlock", "WanAttentionBlock", "WanResample")
+    norm_class = "WanRMS_norm"
     told_of_first_chunk = True
 
     def __init__(self, vae):
         super().__init__(vae)
         self.temporal_factor = 2 ** sum(vae.temperal_downsample)
         self._slots = len(modules_of(vae.decoder, self.causal_conv))
+
+    def framewise_layers(self) -> list[torch.nn.Module]:
+        return modules_of(self.vae.decoder, self.norm_class)
 
     def groups(self, num_latent_frames: int) -> list[slice]:
         return [slice(i, i + 1) for i in range(num_latent_frames)]
@@ -48,6 +52,7 @@ class QwenImageDecoder(WanDecoder):
     """`AutoencoderKLQwenImage`: Wan2.1's decoder under names of its own; it sees by the cache which group is first."""
 
     causal_conv = "QwenImageCausalConv3d"
+    norm_class = "QwenImageRMS_norm"
     layer_classes = ("QwenImageResidualBlock", "QwenImageAttentionBlock", "QwenImageResample")
     told_of_first_chunk = False
 
