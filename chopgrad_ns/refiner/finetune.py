@@ -195,10 +195,14 @@ class _Run:
         os.replace(folder / (name + ".part"), folder / name)
         write_json(folder / "progress.json", {
             "step": self.step, "file": name, "skipped": self.skipped, "seconds": self.seconds,
-            "losses": self.losses, "config": asdict(self.refiner.config), "settings": asdict(self.settings)})
+            "losses": self.losses, **self._terms()})
         for old in folder.glob("step-*.safetensors*"):
             if old.name != name:
                 old.unlink()
+
+    def _terms(self) -> dict:
+        """What must be the same for a training to be taken up again."""
+        return {"config": asdict(self.refiner.config), "settings": asdict(self.settings), "backprop": str(self.backprop)}
 
     def resume(self, folder: Path) -> None:
         """Take up what `save` left in `folder`, if anything."""
@@ -207,7 +211,7 @@ class _Run:
             return
         try:
             about = json.loads(path.read_text())
-            if (about["settings"], about["config"]) != (asdict(self.settings), asdict(self.refiner.config)):
+            if any(about[name] != value for name, value in self._terms().items()):
                 raise UserError(f"The training in {folder} was started with other settings; use the same, or "
                                 "another folder.")
             self._take(about, load_file(folder / about["file"], device=str(self.refiner.device)))

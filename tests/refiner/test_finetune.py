@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chopgrad_ns.chopgrad import Truncated
+from chopgrad_ns.chopgrad import Full, Truncated
 from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.metrics import psnr
@@ -116,14 +116,16 @@ def test_losses_that_need_no_download_are_ready(empty_hub):
 def test_unusable_progress_is_refused(tmp_path):
     once = replace(QUICK, steps=1)
 
-    def train(config=RefinerConfig(), settings=once):
-        finetune(Refiner(config), [pair()], settings, checkpoint_dir=tmp_path)
+    def train(config=RefinerConfig(), settings=once, **options):
+        finetune(Refiner(config), [pair()], settings, checkpoint_dir=tmp_path, **options)
 
     train()
     with pytest.raises(UserError, match="other settings"):
         train(settings=replace(once, lr=5e-4))
     with pytest.raises(UserError, match="other settings"):
         train(settings=replace(once, losses=once.losses + "@0+5"))
+    with pytest.raises(UserError, match="other settings"):
+        train(backprop=Full())
     with pytest.raises(UserError, match="other settings"):
         train(RefinerConfig(timestep=100))
     file = tmp_path / "step-1.safetensors"
