@@ -138,7 +138,7 @@ def main(options: Options) -> None:
     print(f"{time.monotonic() - start:.0f} s: {len(pairs)} pairs", flush=True)
     settings = FinetuneSettings(
         steps=options.steps, max_seconds=60 * options.minutes, batch=options.batch, crop=options.crop,
-        losses={"robust_l1": 1.0, "ssim": 0.2, "perceptual": 0.1}, checkpoint_every=200)
+        losses="robust_l1=1,ssim=0.2,perceptual=0.1", checkpoint_every=200)
     refiner = Refiner(RefinerConfig())
     table = {"raw": judge(lambda clip: clip.frames, judges), "blend of warped photos": judge(blend_baseline, judges)}
 

@@ -26,3 +26,23 @@ def shared_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"real captures not found at {root}; set CHOPGRAD_DATA")
     return root
+
+
+def forget_networks():
+    from chopgrad_ns.losses import dists, lpips, perceptual, vgg_gram
+
+    for network in (dists, lpips, perceptual, vgg_gram):
+        network.cache_clear()
+
+
+@pytest.fixture
+def empty_hub(tmp_path, monkeypatch):
+    """torch.hub's folder of weights, empty, and no way out: as on a machine without internet."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    forget_networks()
+    yield tmp_path / "hub" / "checkpoints"
+    forget_networks()

@@ -1,14 +1,18 @@
 """Fine-tune a video refiner on pairs, with pixel losses through its causal decoder over whole clips.
 
-Example: chopgrad finetune --pairs pairs --output refiner --steps 1000
+Example: chopgrad finetune --pairs pairs --output refiner --steps 1000 --losses robust_l1=1,ssim=0.2,perceptual=0.1@500+200
 """
 
+import re
 from pathlib import Path
 from typing import Optional
 
+BACKPROP = re.compile(r"full|truncated-(?P<distance>\d+)|"
+                      r"exact(?P<offload>-offload)?(-keep-(?P<keep>[1-9]\d*))?(?P<layers>-layers)?")
 
-def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 240, learning_rate: Optional[float] = None,
-        seed: int = 0) -> None:
+
+def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 240, losses: str = "robust_l1=1,ssim=0.2",
+        backprop: str = "exact", learning_rate: Optional[float] = None, seed: int = 0) -> None:
     """Fine-tune a refiner.
 
     Args:
@@ -17,17 +21,40 @@ def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 240, learnin
             run given again continues
         base: "tiny" or a folder with a refiner
         steps: optimisation steps
+        losses: name=weight of each; name=weight@start for one that begins at that step, name=weight@start+ramp for one
+            whose weight then rises over so many steps; names are l1, mse, charbonnier, robust_l1, ssim, ms_ssim,
+            perceptual, lpips, dists, vgg_gram and frame_difference
+        backprop: how far losses reach back through the decoder: exact, full (the same, with everything in memory) or
+            truncated-N (to N groups of frames before their own); exact-offload, exact-keep-K and exact-layers take less
+            memory and more time, and can be joined: exact-offload-layers
         learning_rate: of AdamW, at its highest; by default 1e-3 for an untrained base, 2e-4 for a trained one
         seed: of crops and order
     """
     from chopgrad_ns.cli.progress import bar
     from chopgrad_ns.data.clip import load_pairs
-    from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
+    from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune, training_losses
 
+    strategy = strategy_of(backprop)
+    training_losses(losses)
     examples = load_pairs(pairs)
     refiner = Refiner.from_pretrained(base, task="artifact-removal")
-    settings = FinetuneSettings(steps=steps, lr=learning_rate, seed=seed)
+    settings = FinetuneSettings(steps=steps, lr=learning_rate, losses=losses, seed=seed)
     with bar("fine-tuning") as progress:
-        finetune(refiner, examples, settings, progress, checkpoint_dir=output / "progress")
+        finetune(refiner, examples, settings, progress, checkpoint_dir=output / "progress", backprop=strategy)
     refiner.save(output)
     print(f"Refiner in {output}; next: chopgrad refine SCENE --splat splat.ply --refiner {output}")
+
+
+def strategy_of(name: str):
+    """The way through the decoder that `--backprop` names, as `chopgrad profile` names it."""
+    from chopgrad_ns.chopgrad import Exact, Full, Truncated
+    from chopgrad_ns.errors import UserError
+
+    match = BACKPROP.fullmatch(name)
+    if match is None:
+        raise UserError(f"There is no --backprop {name!r}; give exact, full or truncated-N, such as truncated-1.")
+    if name == "full":
+        return Full()
+    if match["distance"]:
+        return Truncated(int(match["distance"]))
+    return Exact("cpu" if match["offload"] else "none", int(match["keep"] or 1), bool(match["layers"]))

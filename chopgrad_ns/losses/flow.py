@@ -61,6 +61,7 @@ def warped_flicker(prediction: Float[Tensor, "b 3 t h w"], target: Float[Tensor,
 
 
 warped_flicker.context_frames = 1
+warped_flicker.needs_flow = True
 
 
 def _warp(frames: Float[Tensor, "b c t h w"], flow: Float[Tensor, "b 2 t h w"]) -> tuple[Tensor, Tensor]:

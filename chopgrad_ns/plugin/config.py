@@ -48,6 +48,9 @@ class RefineSettings:
     """refiner to start from: "tiny" (embedded) or a folder that `Refiner.save` or `chopgrad finetune` wrote"""
     finetune_steps: int = 240
     """steps of fine-tuning with pixel losses; 0 uses the refiner as it is"""
+    losses: str = "robust_l1=1,ssim=0.2"
+    """pixel losses of fine-tuning: name=weight, with @start where one begins late, and +ramp after that where its weight
+    rises over so many steps (`chopgrad finetune --help` has the names)"""
     rounds: int = 2
     """rounds of refining novel views and training on them; 0 for none"""
     round_steps: int = 400

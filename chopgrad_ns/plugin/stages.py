@@ -31,6 +31,10 @@ def check_settings(settings) -> None:
     if settings.finetune_steps and not settings.folds and not settings.sample_worlds:
         raise UserError("There is nothing to fine-tune on; give --refine.folds or --refine.sample-worlds, or "
                         "--refine.finetune-steps 0.")
+    if settings.finetune_steps:
+        from chopgrad_ns.refiner import training_losses
+
+        training_losses(settings.losses)
     if settings.splat is not None:
         from chopgrad_ns.splat.gaussians import Gaussians
 
@@ -132,7 +136,7 @@ class Stages:
             pairs = self.pairs()
             self.clock.enter("finetune")
             CONSOLE.print(f"Fine-tuning the refiner on {len(pairs)} pairs.")
-            finetune(refiner, pairs, FinetuneSettings(steps=self.settings.finetune_steps),
+            finetune(refiner, pairs, FinetuneSettings(steps=self.settings.finetune_steps, losses=self.settings.losses),
                      progress=self._progress("finetune"), checkpoint_dir=self.work / "finetune")
         refiner.save(done)
         return refiner

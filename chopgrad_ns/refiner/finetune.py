@@ -20,7 +20,7 @@ from chopgrad_ns.chopgrad import Backprop, Exact, pixel_loss
 from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import write_json
-from chopgrad_ns.losses import Weighted
+from chopgrad_ns.losses import LOSSES, Weighted, parse_losses
 from chopgrad_ns.refiner.examples import Example, draw_examples, padded_target, pixel_weight
 from chopgrad_ns.refiner.refiner import Refiner, collate
 from chopgrad_ns.refiner.settings import FinetuneSettings
@@ -39,7 +39,8 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair], settings: FinetuneSettings
 
     With `checkpoint_dir`, progress is kept there and taken up again: the examples of a step follow from the
     seed and its number, so an interrupted training ends where an uninterrupted one does (unless `max_seconds`
-    decides). Steps whose loss or gradient is not finite are skipped; ten in a row raise UserError.
+    decides). Steps whose loss or gradient is not finite are skipped; ten in a row raise UserError. Losses that
+    cannot be had are refused before anything else, as by `training_losses`.
 
     Args:
         progress: called after each step with its number and that of all steps.
@@ -54,11 +55,10 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair], settings: FinetuneSettings
     settings = settings or FinetuneSettings()
     if not pairs:
         raise UserError("There are no pairs to train on; make some with chopgrad pairs.")
-    result = {}
+    run, result = _Run(refiner, settings, backprop), {}
     if validation:
         result["psnr_render"] = _mean_psnr(lambda clip: clip.frames, validation, settings.min_alpha)
         result["psnr_before"] = _mean_psnr(refiner, validation, settings.min_alpha)
-    run = _Run(refiner, settings, backprop)
     if checkpoint_dir is not None:
         run.resume(Path(checkpoint_dir))
     refiner.model.train()
@@ -76,6 +76,22 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair], settings: FinetuneSettings
     if validation:
         result["psnr_after"] = _mean_psnr(refiner, validation, settings.min_alpha)
     return result
+
+
+def training_losses(text: str) -> Weighted:
+    """The losses of `FinetuneSettings`, each tried once: one that starts late must not fail only then.
+
+    Raises:
+        UserError: for what `parse_losses` refuses, for a loss that needs optical flow, and for one whose weights are not
+            to be had.
+    """
+    losses = parse_losses(text)
+    for name in losses.weights:
+        if getattr(LOSSES[name], "needs_flow", False):
+            raise UserError(f"The loss {name} needs optical flow, which pairs to fine-tune on do not have; leave it out.")
+    picture = torch.zeros(1, 4, 1, 16, 16)
+    losses(picture[:, :3], picture)
+    return losses
 
 
 def _mean_psnr(refine: Callable[[Clip], Tensor], pairs: Sequence[Pair], min_alpha: float) -> float:
@@ -100,7 +116,7 @@ class _Run:
         self.lr = settings.lr or (LR_TRAINED if refiner.pretrained else LR_UNTRAINED)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=self.lr, weight_decay=1e-4)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.loss_fn = Weighted(settings.losses)
+        self.loss_fn = training_losses(settings.losses)
         self.step, self.skipped, self._skipped_in_a_row, self.seconds = 0, 0, 0, 0.0
         self.losses: list[float] = []
 
@@ -149,7 +165,7 @@ class _Run:
         _, frames, _, height, width = batch.render.shape
         target = torch.stack([padded_target(example.target, frames, height, width) for example in examples])
         target = target.transpose(1, 2)
-        return pixel_loss(latents, target, self.model.decoder, self.loss_fn, self.backprop, side)
+        return pixel_loss(latents, target, self.model.decoder, self.loss_fn.at(self.step), self.backprop, side)
 
     def _skip(self) -> None:
         self.skipped += 1
@@ -179,10 +195,14 @@ class _Run:
         os.replace(folder / (name + ".part"), folder / name)
         write_json(folder / "progress.json", {
             "step": self.step, "file": name, "skipped": self.skipped, "seconds": self.seconds,
-            "losses": self.losses, "config": asdict(self.refiner.config), "settings": asdict(self.settings)})
+            "losses": self.losses, **self._terms()})
         for old in folder.glob("step-*.safetensors*"):
             if old.name != name:
                 old.unlink()
+
+    def _terms(self) -> dict:
+        """What must be the same for a training to be taken up again."""
+        return {"config": asdict(self.refiner.config), "settings": asdict(self.settings), "backprop": str(self.backprop)}
 
     def resume(self, folder: Path) -> None:
         """Take up what `save` left in `folder`, if anything."""
@@ -191,7 +211,7 @@ class _Run:
             return
         try:
             about = json.loads(path.read_text())
-            if (about["settings"], about["config"]) != (asdict(self.settings), asdict(self.refiner.config)):
+            if any(about[name] != value for name, value in self._terms().items()):
                 raise UserError(f"The training in {folder} was started with other settings; use the same, or "
                                 "another folder.")
             self._take(about, load_file(folder / about["file"], device=str(self.refiner.device)))

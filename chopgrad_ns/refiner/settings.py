@@ -1,6 +1,6 @@
 """How a refiner is fine-tuned."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Optional
 
 
@@ -22,8 +22,8 @@ class FinetuneSettings:
     """ordinary examples a step, each from another pair where there are enough"""
     whole_every: int = 8
     """every k-th step trains on one whole trajectory instead; 0: never"""
-    losses: dict[str, float] = field(default_factory=lambda: {"robust_l1": 1.0, "ssim": 0.2})
-    """weights of `chopgrad_ns.losses`"""
+    losses: str = "robust_l1=1,ssim=0.2"
+    """weights of `chopgrad_ns.losses`, as `parse_losses` reads them; a loss may start late, or its weight rise slowly"""
     reference_dropout: float = 0.1
     """chance that a step's examples come with fewer references"""
     # Measured on a real capture not trained on, whose render has 36.83 dB: at 0 photos are trusted too much (36.63), at

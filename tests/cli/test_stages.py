@@ -1,14 +1,20 @@
 """Every stage as a command of its own, each fed with what the one before left on disk."""
 
+import inspect
 import json
+import re
 
 import imageio.v3 as imageio
 import pytest
 import torch
 
+from chopgrad_ns.chopgrad import Exact, Full, Truncated
+from chopgrad_ns.chopgrad.profile import METHODS
+from chopgrad_ns.cli import finetune
 from chopgrad_ns.cli.main import COMMANDS, main
 from chopgrad_ns.data.clip import load_pairs
-from chopgrad_ns.refiner import Refiner
+from chopgrad_ns.losses import LOSSES
+from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from chopgrad_ns.splat.gaussians import Gaussians
 
 SMALL = ["--every", "4", "--longest-side", "64"]
@@ -44,6 +50,31 @@ def test_finetune_writes_a_refiner(base):
     assert refiner.pretrained
     fresh = Refiner.from_pretrained("tiny").model.state_dict()
     assert any(not torch.equal(value, fresh[name]) for name, value in refiner.model.state_dict().items())
+
+
+@pytest.mark.parametrize("backprop", ["truncated-1", "full", "exact-offload-layers"])
+def test_finetune_as_told(base, tmp_path, backprop):
+    losses = "l1=1,frame_difference=0.5@1"
+    main(["finetune", "--pairs", str(base / "pairs"), "--output", str(tmp_path), "--steps", "2", "--losses", losses,
+          "--backprop", backprop])
+    about = json.loads((tmp_path / "progress" / "progress.json").read_text())
+    assert about["settings"]["losses"] == losses and about["backprop"] == str(finetune.strategy_of(backprop))
+    mine, usual = (Refiner.from_pretrained(folder).model.state_dict() for folder in (tmp_path, base / "refiner"))
+    assert any(not torch.equal(value, usual[name]) for name, value in mine.items())
+
+
+def test_backprop_is_named_as_in_a_profile():
+    strategies = {name: method for name, method in METHODS.items() if isinstance(method, (Exact, Full, Truncated))}
+    assert len(strategies) > 5 and all(finetune.strategy_of(name) == method for name, method in strategies.items())
+    assert finetune.strategy_of("truncated-12") == Truncated(12)
+    assert finetune.strategy_of("exact-keep-3") == Exact(keep_every=3)
+
+
+def test_help_of_finetune_has_the_usual_losses_and_all_names():
+    assert inspect.signature(finetune.run).parameters["losses"].default == FinetuneSettings().losses
+    possible = [name for name, loss in LOSSES.items() if not getattr(loss, "needs_flow", False)]
+    told = finetune.run.__doc__.split("names are ")[1].split("backprop:")[0]
+    assert re.findall(r"\w+", told.replace(" and ", " ")) == possible
 
 
 def test_refine_writes_frames_and_videos(base):
@@ -87,6 +118,20 @@ def refused(capsys, *arguments, message):
         main([str(argument) for argument in arguments])
     shown = capsys.readouterr().err.strip()
     assert caught.value.code == 2 and message in shown and shown.endswith(".") and "\n" not in shown, shown
+
+
+@pytest.mark.parametrize("option, value, message", [
+    ("--losses", "robust_l1=1,ssim", "'ssim' in the losses 'robust_l1=1,ssim' is not of the form"),
+    ("--losses", "robust_l2=1", "there is no loss 'robust_l2'"), ("--losses", "l1=1@5", "no loss has started at step 0"),
+    ("--losses", "l1=1,warped_flicker=1@5", "warped_flicker needs optical flow"),
+    ("--losses", "l1=1,lpips=1@5000", "LPIPS needs vgg16"),
+    *(("--backprop", name, f"no --backprop '{name}'")
+      for name in ("", "truncated", "truncated--1", "exact-keep-0", "exact-layers-offload", "full-2")),
+])
+def test_finetune_refuses_before_it_looks_at_pairs(empty_hub, tmp_path, capsys, option, value, message):
+    refused(capsys, "finetune", "--pairs", tmp_path / "nowhere", "--output", tmp_path / "refiner", f"{option}={value}",
+            message=message)
+    assert not list(tmp_path.iterdir())
 
 
 def test_refusals(base, tmp_path, capsys):

@@ -1,32 +1,14 @@
-"""torch.hub's folder of weights as tests need it: empty, or with random weights in the true files' form."""
+"""torch.hub's folder of weights with random ones in the true files' form."""
 
 import piq
 import pytest
 import torch
 import torchvision
 
-from chopgrad_ns.losses import dists, lpips, perceptual, vgg_gram
 from chopgrad_ns.losses.pretrained import VGG_FILE
+from tests.conftest import forget_networks
 
 DISTS_FILE = piq.DISTS._weights_url.rsplit("/", 1)[1]
-
-
-def _forget_networks():
-    for network in (dists, lpips, perceptual, vgg_gram):
-        network.cache_clear()
-
-
-@pytest.fixture
-def empty_hub(tmp_path, monkeypatch):
-    """torch.hub's folder of weights, empty, and no way out: as on a machine without internet."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    _forget_networks()
-    yield tmp_path / "hub" / "checkpoints"
-    _forget_networks()
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +40,6 @@ def random_hub(tmp_path_factory, random_vgg, random_dists):
     torch.save(random_dists, folder / DISTS_FILE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str(home))
-        _forget_networks()
+        forget_networks()
         yield folder
-    _forget_networks()
+    forget_networks()

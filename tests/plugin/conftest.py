@@ -12,9 +12,10 @@ from PIL import Image
 
 from tests.worlds import FOCAL, HEIGHT, WIDTH, plane_cameras, plane_photos, plane_points
 
+LOSSES = "robust_l1=1,ssim=0.2,frame_difference=0.5@1+2"
 TOY = ["--refine.every", "2", "--refine.reconstruct-steps", "40", "--refine.folds", "2", "--refine.fold-steps", "30",
        "--refine.sample-worlds", "1", "--refine.finetune-steps", "3", "--refine.rounds", "2", "--refine.round-steps", "6",
-       "--refine.round-frames", "8"]
+       "--refine.round-frames", "8", "--refine.losses", LOSSES]
 
 
 def write_plane_scene(folder: Path, count: int = 9, noise_on: tuple[int, ...] = ()) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from chopgrad_ns.plugin.config import chopgrad_refine
 from chopgrad_ns.plugin.runs import RunLock
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.refiner import FinetuneSettings
 from tests.plugin.conftest import ns_train, write_plane_scene
 
 
@@ -84,9 +85,16 @@ def test_bad_description(refused, scene, tmp_path, edit, message):
     ({"round_frames": 2}, "--refine.round-frames is 2; give 4 or more"),
     ({"longest_side": 8}, "--refine.longest-side is 8"),
     ({"folds": 0, "sample_worlds": 0}, "nothing to fine-tune on"),
+    ({"losses": "robust_l2=1"}, "there is no loss 'robust_l2'"),
+    ({"losses": "robust_l1=1,warped_flicker=1@9"}, "warped_flicker needs optical flow"),
+    ({"losses": "robust_l1=1,lpips=1@9"}, "LPIPS needs vgg16"),
 ])
-def test_settings(refused, settings, message):
+def test_settings(refused, empty_hub, settings, message):
     assert message in refused(**settings)
+
+
+def test_losses_by_default():
+    assert chopgrad_refine.config.refine.losses == FinetuneSettings().losses
 
 
 def test_unreadable_refiner_and_splat(refused, tmp_path):

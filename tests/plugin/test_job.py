@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from chopgrad_ns.splat.gaussians import Gaussians
-from tests.plugin.conftest import command, environment, ns_train, write_plane_scene
+from tests.plugin.conftest import LOSSES, command, environment, ns_train, write_plane_scene
 
 
 def nerfstudio(command: str, *arguments) -> subprocess.CompletedProcess:
@@ -35,6 +35,11 @@ def test_metrics_are_filled_for_all_three(toy_run):
         assert set(values) == {"psnr", "ssim", report["perceptual_metric"]}
         assert values["psnr"] > 12
     assert {"reconstruct", "pairs", "finetune", "refine", "distill", "report"} <= set(report["seconds"])
+
+
+def test_losses_reach_fine_tuning(toy_run):
+    progress = json.loads((toy_run / "stages" / "finetune" / "progress.json").read_text())
+    assert progress["step"] == 3 and progress["settings"]["losses"] == LOSSES
 
 
 def test_videos_can_be_played(toy_run):

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chopgrad_ns.chopgrad import Truncated
+from chopgrad_ns.chopgrad import Full, Truncated
 from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.metrics import psnr
-from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
+from chopgrad_ns.losses import LOSSES
+from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune, training_losses
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.examples import draw_examples, pixel_weight
 from tests.refiner.clips import pair
@@ -40,35 +41,91 @@ def test_overfits_a_clip_by_several_decibels():
     assert result["skipped"] == 0
 
 
-def test_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path):
-    pairs = [pair(seed=i, name=str(i)) for i in range(3)]
+@pytest.mark.parametrize("losses", [QUICK.losses, "robust_l1=1,ssim=0.5@1+3,frame_difference=1@3"])
+def test_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, losses):
+    pairs, settings = [pair(seed=i, name=str(i)) for i in range(3)], replace(QUICK, losses=losses)
     whole, parts = Refiner(RefinerConfig()), Refiner(RefinerConfig())
-    finetune(whole, pairs, QUICK)
+    finetune(whole, pairs, settings)
 
     def interrupt(step, steps):
         if step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(parts, pairs, QUICK, progress=interrupt, checkpoint_dir=tmp_path)
+        finetune(parts, pairs, settings, progress=interrupt, checkpoint_dir=tmp_path)
     assert json.loads((tmp_path / "progress.json").read_text())["step"] == 2
     resumed, seen = Refiner(RefinerConfig()), []
-    finetune(resumed, pairs, QUICK, lambda step, steps: seen.append((step, steps)), checkpoint_dir=tmp_path)
+    finetune(resumed, pairs, settings, lambda step, steps: seen.append((step, steps)), checkpoint_dir=tmp_path)
     assert seen == [(3, 4), (4, 4)]
     assert same(weights(whole), weights(resumed))
     assert not same(weights(whole), weights(Refiner(RefinerConfig())))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.json", "step-4.safetensors"]
 
 
+def steps_of(losses: str) -> list[dict[str, torch.Tensor]]:
+    """The refiner's weights after each step of training with `losses`."""
+    refiner, after = Refiner(RefinerConfig()), []
+    finetune(refiner, [pair()], replace(QUICK, losses=losses), lambda step, steps: after.append(weights(refiner)))
+    return after
+
+
+def test_each_step_has_the_weights_of_its_own():
+    alone, late, rising = (steps_of(f"robust_l1=1{more}") for more in ("", ",ssim=0.25@2", ",ssim=0.5@2+2"))
+    assert [same(one, two) for one, two in zip(alone, late)] == [True, True, False, False]
+    assert [same(one, two) for one, two in zip(late, rising)] == [True, True, True, False]
+
+
+def test_frames_before_a_group_are_seen_from_the_step_that_needs_them(monkeypatch):
+    """Clips of 5 frames are groups of 1 and 4; for a loss between frames the second is seen with the frame before it."""
+    seen, most, l1 = [], [], LOSSES["l1"]
+
+    def watched(prediction, target):
+        seen.append(prediction.shape[2])
+        return l1(prediction, target)
+
+    def progress(step, steps):
+        most.append(max(seen))
+        seen.clear()
+
+    monkeypatch.setitem(LOSSES, "l1", watched)
+    finetune(Refiner(RefinerConfig()), [pair()], replace(QUICK, losses="l1=1,frame_difference=0.5@2"), progress)
+    assert most == [4, 4, 5, 5]
+
+
+@pytest.mark.parametrize("losses, message", [
+    ("robust_l1", "'robust_l1' in the losses 'robust_l1' is not of the form"),
+    ("robust_l1=1,warped_flicker=0.1@900", "warped_flicker needs optical flow"),
+    ("robust_l1=1,lpips=1@900", "LPIPS needs vgg16"), ("robust_l1=1,dists=1@900+10", "DISTS needs vgg16"),
+    ("robust_l1=1,vgg_gram=1@900", "VGG-Gram needs vgg16"),
+])
+def test_losses_that_cannot_be_had_are_refused_before_training(empty_hub, tmp_path, losses, message):
+    refiner = Refiner(RefinerConfig())
+    before, seen = weights(refiner), []
+    with pytest.raises(UserError, match=message) as caught:
+        finetune(refiner, [pair()], replace(QUICK, losses=losses), lambda *step: seen.append(step), tmp_path / "progress")
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    assert not seen and same(before, weights(refiner)) and not list(tmp_path.iterdir())
+
+
+def test_losses_that_need_no_download_are_ready(empty_hub):
+    wanted = sorted(set(LOSSES) - {"warped_flicker", "lpips", "dists", "vgg_gram"})
+    assert sorted(training_losses("l1=1," + ",".join(f"{name}=1@5" for name in wanted if name != "l1")).weights) == wanted
+    training_losses("l1=1,lpips=0@5,warped_flicker=0")
+
+
 def test_unusable_progress_is_refused(tmp_path):
     once = replace(QUICK, steps=1)
 
-    def train(config=RefinerConfig(), settings=once):
-        finetune(Refiner(config), [pair()], settings, checkpoint_dir=tmp_path)
+    def train(config=RefinerConfig(), settings=once, **options):
+        finetune(Refiner(config), [pair()], settings, checkpoint_dir=tmp_path, **options)
 
     train()
     with pytest.raises(UserError, match="other settings"):
         train(settings=replace(once, lr=5e-4))
+    with pytest.raises(UserError, match="other settings"):
+        train(settings=replace(once, losses=once.losses + "@0+5"))
+    with pytest.raises(UserError, match="other settings"):
+        train(backprop=Full())
     with pytest.raises(UserError, match="other settings"):
         train(RefinerConfig(timestep=100))
     file = tmp_path / "step-1.safetensors"
