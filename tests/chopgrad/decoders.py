@@ -94,6 +94,8 @@ def framewise_mochi(dtype: torch.dtype = torch.float64):
 DECODERS = {**{f"wan{kind}": functools.partial(wan, kind) for kind in WAN},
             **{name: functools.partial(_of_diffusers, name) for name in _DIFFUSERS}, "mochi, framewise": framewise_mochi}
 """Factories: `DECODERS[name](dtype)` is an autoencoder of diffusers."""
+LAYERED = ("magvit", "mochi, framewise")
+"""Those that decode in groups by layers which their adapter makes."""
 CLIP = {"cogvideox": 7, "mochi": 3, "mochi, framewise": 5, "kvae": 10, "kandinsky-6": 10}
 """Latent frames that make three groups (of Mochi the one), the first or the last uneven where a class has that; else 3."""
 
@@ -151,6 +153,17 @@ def example(vae_or_decoder, latent_frames: int = 4, batch: int = 1, size: int = 
             for value in group.values():
                 value.requires_grad_()
     return decoder, latents, target, sides
+
+
+def later_group(name):
+    """A decoder, the latents of its third group (Mochi's one) and the state before it."""
+    decoder, latents, _, _ = example(DECODERS[name](torch.float32), 5 if name.startswith("mochi") else 3, size=8,
+                                     dtype=torch.float32, side=False)
+    state, (*before, group) = decoder.initial_state(), decoder.groups(latents.shape[2])
+    with torch.no_grad():
+        for earlier in before:
+            _, state = decoder.decode_group(latents[:, :, earlier], state)
+    return decoder, latents.detach()[:, :, group].requires_grad_(), state
 
 
 def _side_shapes(source, decoder, latents):

@@ -46,10 +46,7 @@ def test_options_of_exact(name):
     assert max(by_kind(found, expected).values()) <= 1e-9
 
 
-WITHOUT_LAYERS = ("magvit", "mochi, framewise")
-
-
-@pytest.mark.parametrize("name", [name for name in DECODERS if name not in WITHOUT_LAYERS])
+@EVERY
 @pytest.mark.parametrize("strategy", [Exact(checkpoint_blocks=True), Exact("cpu", 2, checkpoint_blocks=True)], ids=str)
 def test_exact_with_checkpointed_layers_is_full(name, strategy):
     """A group's graph keeps less than with all layers' activations, and the gradients are the same."""
@@ -67,12 +64,6 @@ def test_exact_with_checkpointed_layers_is_full(name, strategy):
     assert all(expected[name].norm() > 0 for name in expected if name.startswith("side"))
     layers = decoder.layers()
     assert all(a is b or b not in set(a.modules()) for a in layers for b in layers)
-
-
-@pytest.mark.parametrize("name", WITHOUT_LAYERS)
-def test_checkpointing_layers_is_refused_where_it_would_be_wrong(name):
-    with pytest.raises(ValueError, match="names no layers to checkpoint: leave checkpoint_blocks out"):
-        gradients(clip_of(name, torch.float64), curved, Exact(checkpoint_blocks=True))
 
 
 @EVERY

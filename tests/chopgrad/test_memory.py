@@ -7,16 +7,16 @@ import torch
 
 from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles, Truncated, pixel_loss
 from chopgrad_ns.chopgrad.meter import peak_bytes
-from tests.chopgrad.decoders import curved, example, wan
+from tests.chopgrad.decoders import DECODERS, curved, example
 from tests.chopgrad.meters import SavedBytes
 
 
-def small(latent_frames: int, size: int = 4):
-    return example(wan("2.1", torch.float32), latent_frames, size=size, dtype=torch.float32, side=False)
+def small(latent_frames: int, size: int = 4, name: str = "wan2.1"):
+    return example(DECODERS[name](torch.float32), latent_frames, size=size, dtype=torch.float32, side=False)
 
 
-def peak(backprop, latent_frames: int) -> int:
-    decoder, latents, target, side = small(latent_frames)
+def peak(backprop, latent_frames: int, name: str = "wan2.1") -> int:
+    decoder, latents, target, side = small(latent_frames, name=name)
     gc.collect()
     with SavedBytes() as saved:
         pixel_loss(latents, target, decoder, curved, backprop, side=side).backward()
@@ -54,6 +54,14 @@ def test_checkpointed_blocks_hold_half_a_group_or_less(group_bytes):
     short, long = peak(Exact(checkpoint_blocks=True), 4), peak(Exact(checkpoint_blocks=True), 8)
     assert long < 0.55 * group_bytes
     assert long - short < 0.02 * group_bytes
+
+
+@pytest.mark.parametrize("name", ["magvit", "mochi, framewise"])
+def test_checkpointed_blocks_of_decoders_whose_adapter_makes_them(name):
+    checked, longer, exact = (peak(Exact(checkpoint_blocks=blocks), frames, name)
+                              for blocks, frames in ((True, 4), (True, 8), (False, 8)))
+    assert longer < 0.6 * exact
+    assert longer - checked < 0.02 * exact
 
 
 def test_tiles_hold_the_groups_of_a_tile():

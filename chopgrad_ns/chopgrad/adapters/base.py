@@ -56,12 +56,8 @@ class DiffusersDecoder(CausalDecoder):
     def _post_quant_conv(self) -> torch.nn.Module | None:
         return getattr(self.vae, "post_quant_conv", None)
 
-    def _network(self) -> torch.nn.Module:
-        """The decoder network that one call works with."""
-        return self.vae.decoder
-
     def decode_group(self, latents: Tensor, state: State, side: Side | None = None) -> tuple[Tensor, State]:
-        decoder = self._network()
+        decoder = self.vae.decoder
         if getattr(decoder, "gradient_checkpointing", False):
             # It decodes again in backward, when side inputs are no longer in place and caches have moved on.
             raise ValueError("gradient checkpointing is on in the autoencoder, which does not go with its cache; turn "

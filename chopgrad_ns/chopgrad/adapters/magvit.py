@@ -7,16 +7,32 @@ import copy
 import torch
 from torch import Tensor
 
-from chopgrad_ns.chopgrad.adapters.base import SEEN, DiffusersDecoder
+from chopgrad_ns.chopgrad.adapters.base import SEEN
+from chopgrad_ns.chopgrad.adapters.layered import CachedLayer, LayeredDecoder
 from chopgrad_ns.chopgrad.interface import State
 
 
-class MagvitDecoder(DiffusersDecoder):
+class MagvitLayer(CachedLayer):
+    """Remembers `prev_features` of the modules that have it, in the order of `modules()`."""
+
+    def forward(self, x: Tensor, past: list[State]) -> Tensor:
+        twin = _twin(self.module)
+        modules = [module for module in twin.modules() if hasattr(module, "prev_features")]
+        for module, features in zip(modules, past or [None] * len(modules)):
+            module.prev_features = features
+        output = twin.forward(x)
+        past[:] = [_features(module) for module in modules]
+        return output
+
+
+class MagvitDecoder(LayeredDecoder):
     """`AutoencoderKLMagvit`: the first latent frame, then one a group (`num_latent_frames_batch_size`).
 
-    The first group gives one frame, others as many to a latent frame as the decoder upsamples in time. The state is
-    the tuple of `prev_features` of the modules that have it, in the order of `modules()`.
+    The first group gives one frame, others as many to a latent frame as the decoder upsamples in time.
     """
+
+    layer = MagvitLayer
+    layer_classes = ("EasyAnimateResidualBlock3D", "EasyAnimateUpsampler3D", "EasyAnimateCausalConv3d")
 
     def __init__(self, vae):
         super().__init__(vae)
@@ -31,16 +47,6 @@ class MagvitDecoder(DiffusersDecoder):
         factor = self.temporal_factor
         start = 0 if group.start == 0 else 1 + (group.start - 1) * factor
         return slice(start, 1 + (group.stop - 1) * factor)
-
-    def _network(self) -> torch.nn.Module:
-        return _twin(self.vae.decoder)
-
-    def _decode(self, decoder: torch.nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
-        modules = [module for module in decoder.modules() if hasattr(module, "prev_features")]
-        for module, features in zip(modules, state or [None] * len(modules)):
-            module.prev_features = features
-        frames = decoder(x)
-        return frames, tuple(_features(module) for module in modules)
 
 
 def _twin(module: torch.nn.Module) -> torch.nn.Module:

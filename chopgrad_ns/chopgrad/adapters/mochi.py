@@ -8,21 +8,32 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from chopgrad_ns.chopgrad.adapters.base import DiffusersDecoder, in_this_thread, modules_of
+from chopgrad_ns.chopgrad.adapters.base import in_this_thread, modules_of
+from chopgrad_ns.chopgrad.adapters.layered import CachedLayer, LayeredDecoder
 from chopgrad_ns.chopgrad.interface import State
 
 
 CAUSAL_CONV = "CogVideoXCausalConv3d"
 
 
-class MochiDecoder(DiffusersDecoder):
+class MochiLayer(CachedLayer):
+    """Remembers the last inputs of its causal convolutions, with their padding in space, in the order they run."""
+
+    def forward(self, x: Tensor, past: list[Tensor], **given) -> tuple[Tensor, dict]:
+        kept: list[Tensor] = []
+        with _cached_inputs(self.module, past, kept):
+            output = self.module.forward(x, **given)
+        past[:] = kept
+        return output
+
+
+class MochiDecoder(LayeredDecoder):
     """`AutoencoderKLMochi`: a clip is one group, as diffusers decodes it, unless `vae.use_framewise_decoding` is set.
 
     Then it is two latent frames a group (`num_latent_frames_batch_size`), which is what saves memory. Every layer but
     the causal convolutions works frame by frame, so groups give what the clip gives in one piece, but for rounding,
-    if each convolution sees the last inputs of the group before in place of the repeated first frame. The state is
-    the tuple of those inputs, with their padding in space. (diffusers' own framewise decoding, as of 0.42, drops
-    them.)
+    if each convolution sees the last inputs of the group before in place of the repeated first frame. (diffusers' own
+    framewise decoding, as of 0.42, drops them.)
 
     A latent frame gives `temporal_compression_ratio` frames, but of the very first only the last is kept, unless
     `drop_last_temporal_frames` is off.
@@ -31,6 +42,9 @@ class MochiDecoder(DiffusersDecoder):
         ValueError: after `vae._enable_framewise_decoding()`: it leaves the convolutions without padding in space,
             and diffusers cannot decode with them either.
     """
+
+    layer = MochiLayer
+    layer_classes = ("MochiResnetBlock3D", CAUSAL_CONV)
 
     def __init__(self, vae):
         super().__init__(vae)
@@ -42,10 +56,6 @@ class MochiDecoder(DiffusersDecoder):
     @property
     def blocks(self) -> list[str]:
         return ["block_in", *(f"up_blocks.{i}" for i in range(len(self.vae.decoder.up_blocks))), "block_out"]
-
-    def layers(self) -> list[torch.nn.Module]:
-        """None with `use_framewise_decoding`: the past would not be in place when a layer is run again."""
-        return [] if self.vae.use_framewise_decoding else modules_of(self.vae.decoder, "MochiResnetBlock3D")
 
     @property
     def _dropped(self) -> int:
@@ -62,25 +72,23 @@ class MochiDecoder(DiffusersDecoder):
         return slice(start, stop)
 
     def _decode(self, decoder: torch.nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
-        kept: list[Tensor] = []
-        with _cached_inputs(decoder, state, kept):
-            frames, _ = decoder(x)
-        return (frames[:, :, self._dropped :] if state is None else frames), tuple(kept)
+        (frames, _), after = super()._decode(decoder, x, state)
+        return (frames[:, :, self._dropped :] if state is None else frames), after
 
 
 @contextlib.contextmanager
-def _cached_inputs(decoder: torch.nn.Module, state: State, kept: list[Tensor]) -> Iterator[None]:
-    """Within the context, causal convolutions start from the inputs in `state` and append their last ones to `kept`."""
+def _cached_inputs(network: torch.nn.Module, past: list[Tensor], kept: list[Tensor]) -> Iterator[None]:
+    """Within the context, causal convolutions start from the inputs in `past` and append their last ones to `kept`."""
 
     def swap(module: torch.nn.Conv3d, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        x, past = inputs[0], module.kernel_size[0] - 1
-        if state is not None:
-            x = torch.cat([state[len(kept)], x[:, :, past:]], dim=2)
-        kept.append(x[:, :, x.shape[2] - past :].clone())  # a view would keep all of x
+        x, frames = inputs[0], module.kernel_size[0] - 1
+        if past:
+            x = torch.cat([past[len(kept)], x[:, :, frames:]], dim=2)
+        kept.append(x[:, :, x.shape[2] - frames :].clone())  # a view would keep all of x
         return (x,)
 
     hook = in_this_thread(swap)
-    handles = [module.conv.register_forward_pre_hook(hook) for module in _causal_convolutions(decoder)]
+    handles = [module.conv.register_forward_pre_hook(hook) for module in _causal_convolutions(network)]
     try:
         yield
     finally:
@@ -88,5 +96,5 @@ def _cached_inputs(decoder: torch.nn.Module, state: State, kept: list[Tensor]) -
             handle.remove()
 
 
-def _causal_convolutions(decoder: torch.nn.Module) -> list[torch.nn.Module]:
-    return modules_of(decoder, CAUSAL_CONV)
+def _causal_convolutions(network: torch.nn.Module) -> list[torch.nn.Module]:
+    return modules_of(network, CAUSAL_CONV)
