@@ -5,12 +5,13 @@ went into the layer, and runs it again when backward reaches it. Causal decoders
 write to it (a list of features and a counter into it), so that a layer run again would find what it had left there
 itself. Here a layer is made a pure function first: it works on copies of the containers among its arguments, which
 are outputs like any other and are written to the caller's containers once.
+
+Inside a layer, modules that treat each frame by itself (the decoder names them, too) go frame by frame.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from chopgrad_ns.chopgrad.interface import CausalDecoder
+from chopgrad_ns.chopgrad.redirect import redirected
 
 
 def layers_of(decoder: CausalDecoder) -> list[nn.Module]:
@@ -37,61 +39,58 @@ def check_layers(decoder: CausalDecoder) -> None:
 @contextlib.contextmanager
 def checkpointed_blocks(decoder: CausalDecoder) -> Iterator[None]:
     """Within the context, and in this thread only, autograd keeps no more of a decoder's layers than their inputs."""
-    here, replaced = threading.get_ident(), []
-    framewise = set(getattr(decoder, "framewise_layers", list)())
+    here, wrapped = threading.get_ident(), []
+    ways = {module: _frame_by_frame(module.forward) for module in getattr(decoder, "framewise_layers", list)()}
     try:
         for layer in layers_of(decoder):
-            replaced.append((layer, vars(layer).get("forward")))  # an instance's own, where another library set one
-            layer.forward = _checkpointing(_frugal(layer, framewise).forward, here)
+            before = vars(layer).get("forward")  # an instance's own, where another library set one
+            forward = redirected(layer, ways).forward if ways else layer.forward
+            layer.forward = _checkpointing(forward, here)
+            layer.forward.before = before
+            wrapped.append((layer, layer.forward))
         yield
     finally:
-        for layer, forward in replaced:
-            if forward is None:
-                vars(layer).pop("forward", None)
-            else:
-                layer.forward = forward
+        for layer, forward in wrapped:
+            forward.over = True
+            _restore(layer)
+
+
+def _restore(layer: nn.Module) -> None:
+    """Take off what contexts that are over have put around a layer, down to one of another thread that is not."""
+    forward = vars(layer)["forward"]
+    while getattr(forward, "over", False):
+        forward = forward.before
+    if forward is None:
+        del layer.forward
+    else:
+        layer.forward = forward
 
 
 def _checkpointing(forward: Callable, thread: int) -> Callable:
     def run(*args, **kwargs):
         if threading.get_ident() != thread or not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        given: list[Tensor | None] = []
+        given: list[Tensor] = []
         recipe = _map(lambda leaf: _take(leaf, given), (args, kwargs))
-        unread: set[int] = set()
+        inputs, unread = _Inputs(given), set()
 
-        def pure(kept: list[Tensor | None]):
-            own_args, own_kwargs = _map(lambda leaf: kept[leaf.index] if isinstance(leaf, _Place) else leaf, recipe)
+        def pure(inputs: _Inputs):
+            tensors = inputs.tensors()
+            own_args, own_kwargs = _map(lambda leaf: tensors.get(leaf.index) if isinstance(leaf, _Place) else leaf, recipe)
             own_args = tuple(_watched(*pair, unread) for pair in zip(own_args, recipe[0]))
             own_kwargs = {name: _watched(value, recipe[1][name], unread) for name, value in own_kwargs.items()}
             output = forward(*own_args, **own_kwargs)
             return output, _containers(own_args, own_kwargs)
 
         # Decoding is not random, and keeping generators' states would wait for the device.
-        output, changed = checkpoint(pure, given, use_reentrant=False, preserve_rng_state=False)
-        for index in unread:
-            given[index] = None
+        output, changed = checkpoint(pure, inputs, use_reentrant=False, preserve_rng_state=False)
+        inputs.save_for_backward(unread)
         for container, contents in zip(_containers(args, kwargs), changed):
             container.clear()
             container.extend(contents) if isinstance(container, list) else container.update(contents)
         return output
 
     return run
-
-
-def _frugal(layer: nn.Module, framewise: set[nn.Module]) -> nn.Module:
-    """The layer, or where modules in `framewise` are part of it a twin in which they go frame by frame.
-
-    The twin has the same parameters and hooks. Nothing of the layer itself changes, since its backward comes later, in
-    another thread maybe, while others may be using it.
-    """
-    if framewise.isdisjoint(layer.modules()):
-        return layer
-    twin = copy.copy(layer)
-    twin._modules = {name: child and _frugal(child, framewise) for name, child in layer._modules.items()}
-    if layer in framewise:
-        twin.forward = _frame_by_frame(layer.forward)
-    return twin
 
 
 def _frame_by_frame(forward: Callable) -> Callable:
@@ -105,9 +104,42 @@ def _frame_by_frame(forward: Callable) -> Callable:
     return run
 
 
+class _Inputs:
+    """Tensors among a layer's arguments: as given, and once the layer has run, as autograd keeps them for backward.
+
+    So that whoever looks after what autograd keeps (torch.autograd.graph.save_on_cpu, say) has these in his care.
+    """
+
+    def __init__(self, given: list[Tensor]):
+        self.kept = dict(enumerate(given))
+        self.node = None
+
+    def save_for_backward(self, unread: set[int]) -> None:
+        self.kept = {index: tensor for index, tensor in self.kept.items() if index not in unread}
+        anchor = torch.empty(0, requires_grad=True)
+        self.node = _Save.apply(anchor, *self.kept.values()).grad_fn
+        self.kept = dict.fromkeys(self.kept)
+
+    def tensors(self) -> dict[int, Tensor]:
+        return self.kept if self.node is None else dict(zip(self.kept, self.node.saved_tensors))
+
+
+class _Save(torch.autograd.Function):
+    """A node that does nothing but save tensors; `anchor` is there so that it is made."""
+
+    @staticmethod
+    def forward(ctx, anchor: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        return anchor.clone()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        raise AssertionError("nothing depends on it")
+
+
 @dataclass(frozen=True)
 class _Place:
-    """Stands in arguments for a tensor, which is kept beside them and can be dropped."""
+    """Stands in arguments for a tensor."""
 
     index: int
 
@@ -133,7 +165,8 @@ class _Watched(list):
         unread.update(place for place in self.places if place is not None)
 
     def __getitem__(self, key):
-        self.unread.difference_update(self.places[key] if isinstance(key, slice) else [self.places[key]])
+        whole = isinstance(key, slice) or len(self) != len(self.places)
+        self.unread.difference_update(self.places if whole else [self.places[key]])
         return super().__getitem__(key)
 
 

@@ -8,7 +8,8 @@ features that its causal convolutions put in front of the present ones. Decoding
 and everything here (strategies, memory) follows from it.
 
 **Writing an adapter.** Subclass `CausalDecoder` and implement `groups`, `frames_of`, `initial_state`,
-`decode_group` and `parameters` (or write a class of its own that has these five); `layers` is optional. A state is any nesting of tuples
+`decode_group` and `parameters` (or write a class of its own that has these five); `layers` and `framewise_layers` are
+optional. A state is any nesting of tuples
 whose leaves are tensors, None or strings. `decode_group` must not change its inputs, nor anything outside, and must
 not be random (no dropout): it is called more than once for the same group, and by several threads. A side tensor that it
 has no use for is a ValueError that names those it has. An adapter is right if groups decoded one after the other and
@@ -64,6 +65,14 @@ class CausalDecoder(ABC):
         share apart from parameters passes through their arguments: tensors, or nestings of lists, dicts and tuples;
         lists and dicts handed over directly they may change. No side tensor may enter strictly inside one; at its
         output it may.
+        """
+        return []
+
+    def framewise_layers(self) -> list[nn.Module]:
+        """Modules, in those of `layers()` or among them, that `Exact(checkpoint_blocks=True)` runs frame by frame.
+
+        Optional. Each takes one tensor [B, C, T, H, W] and makes every frame of its output of one frame alone, such as
+        a norm of single pixels, so that it takes the intermediate results of one frame.
         """
         return []
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chopgrad_ns.chopgrad.adapters import as_causal_decoder
 from chopgrad_ns.chopgrad.block_checkpoint import layers_of
-from chopgrad_ns.chopgrad.interface import CausalDecoder, Side
+from chopgrad_ns.chopgrad.interface import CausalDecoder, Side, state_tensors
 from chopgrad_ns.chopgrad.meter import peak_bytes
 from chopgrad_ns.chopgrad.pixel_loss import pixel_loss
 from chopgrad_ns.chopgrad.strategies import Backprop, Exact, Full, SpatialTiles
@@ -94,18 +94,20 @@ def _alternatives(measure: _Measure, shape: Shape, halo: int) -> Iterator[Altern
     yield Alternative(Full(), full.at(height, width, groups), 1.0)
     for strategy in _exact(groups, measure):
         peaks = measure.peaks(Exact(checkpoint_blocks=strategy.checkpoint_blocks))
-        held = _states_held(strategy, groups)
+        held = states_held(strategy, groups, measure.state_sizes)
         yield Alternative(strategy, peaks.at(height, width, held), _time(strategy, groups))
     # In tiles, with what saves most in the others.
     strategy = Exact("cpu" if measure.can_offload else "none", 1 if measure.can_offload else math.isqrt(groups),
                      measure.has_layers)
-    peaks, held = measure.peaks(Exact(checkpoint_blocks=measure.has_layers)), _states_held(strategy, groups)
+    peaks = measure.peaks(Exact(checkpoint_blocks=measure.has_layers))
+    held = states_held(strategy, groups, measure.state_sizes)
     for tiles in _tilings(height, width, halo):
         sizes = [tuple(part.stop - part.start for part in tile.read) for tile in tiles_of(height, width, tiles)]
         if (height, width) in sizes:  # halos bring back all that was cut off
             continue
         more = sum(rows * columns for rows, columns in sizes) / (height * width)
-        yield Alternative(replace(strategy, tiles=tiles), max(peaks.at(*size, held) for size in sizes), _time(strategy, groups) * more)
+        yield Alternative(replace(strategy, tiles=tiles), max(peaks.at(*size, held) for size in sizes),
+                          _time(strategy, groups) * more)
 
 
 def _exact(groups: int, measure: _Measure) -> Iterator[Exact]:
@@ -117,24 +119,32 @@ def _exact(groups: int, measure: _Measure) -> Iterator[Exact]:
             yield Exact(offload="cpu", checkpoint_blocks=blocks)
 
 
-def _states_held(strategy: Exact, groups: int) -> int:
-    """How many groups a clip has of which `Exact()` holds as many states on the device at once."""
-    if strategy.offload == "cpu":
-        return min(groups, 2)  # one in use; the next comes when memory is past its peak
-    k = strategy.keep_every
-    if k == 1:
-        return groups
-    kept = -(-(groups - 1) // k)  # the last group waits with its graph, and needs no state
-    recomputed = groups - 2 - (kept - 1) * k  # from the last state kept on
-    # One more, since those that are kept are not the first few, which are smaller and which the line over groups has
-    # counted in.
-    return min(max(kept + recomputed, kept + k - 2) + 1, groups)
+def states_held(strategy: Exact, groups: int, sizes: Sequence[float]) -> float:
+    """Most states on the device at once, while `ExactLoss` goes through its backward.
+
+    Beside those that wait there are the group's own, the one it leaves and the cotangent of that. The next one is
+    brought from the host when memory is past its peak.
+
+    Args:
+        sizes: of the states before the first groups, the last of them that of all further ones, which counts as 1.
+    """
+    size = lambda index: sizes[min(index, len(sizes) - 1)]  # noqa: E731
+    waiting = set(range(0, groups - 1, strategy.keep_every))
+    most = 0.0
+    for index in reversed(range(groups)):
+        newest = index == groups - 1  # decoded before backward begins, and without a group after it
+        if not newest:
+            waiting |= set(range(max(j for j in waiting if j <= index), index + 1))
+            waiting.remove(index)
+        stored = 0.0 if strategy.offload == "cpu" else sum(map(size, waiting))
+        most = max(most, stored + size(index) + size(index + 1) * (1 if newest else 2))
+    return most
 
 
 def _time(strategy: Exact, groups: int) -> float:
     """In units of Full's forward and backward, of three passes."""
     again = (groups - 1) / groups  # the last group is not decoded again
-    passes = 3 + again * (2 - 1 / strategy.keep_every) + strategy.checkpoint_blocks
+    passes = 3 + again * (2 - 1 / strategy.keep_every) + 1.3 * strategy.checkpoint_blocks  # norms run twice more
     copying = 1.02 if strategy.offload == "cpu" else 1.0  # beside the decoding, all but the first and the last
     return copying * passes / 3
 
@@ -149,12 +159,15 @@ def _tilings(height: int, width: int, halo: int) -> Iterator[SpatialTiles]:
 
 @dataclass(frozen=True)
 class _Peaks:
-    """Peak bytes as (constant, perimeter, area) terms of a part that is there always and one for each state."""
+    """Peak bytes as (constant, perimeter, area) terms of a part that is there always and one for each state held.
+
+    For Full, which holds none, for each group.
+    """
 
     always: Tensor
     each: Tensor
 
-    def at(self, height: int, width: int, states: int) -> int:
+    def at(self, height: int, width: int, states: float) -> int:
         return round(float((self.always + self.each * states) @ _terms(height, width)))
 
 
@@ -179,6 +192,7 @@ class _Measure:
         self.sizes = (crop, crop + crop // 2, 2 * crop)
         self.has_layers = bool(layers_of(decoder))
         self.can_offload = self.device.type == "cuda"
+        self.state_sizes = self._state_sizes()
         self._found: dict[Backprop, _Peaks] = {}
 
     def _frames_with(self, count: int, frames: int) -> int:
@@ -191,27 +205,43 @@ class _Measure:
                 fitting.append((sizes == whole[:count], number))
         return max(fitting)[1]
 
+    def _state_sizes(self) -> list[float]:
+        """Of the states before the first groups, in units of the last of them."""
+        latents, sides = self._clip(self.frames[1], self.sizes[0])
+        state, found = self.decoder.initial_state(), [0.0]
+        with torch.no_grad():
+            for index, group in enumerate(self.decoder.groups(self.frames[1])):
+                _, state = self.decoder.decode_group(latents[:, :, group], state, sides and sides[index])
+                found.append(float(sum(tensor.nbytes for tensor in state_tensors(state))))
+        return [value / found[-1] if found[-1] else 0.0 for value in found]
+
     def peaks(self, strategy: Backprop) -> _Peaks:
         if strategy not in self._found:
             self._found[strategy] = self._measure(strategy)
         return self._found[strategy]
 
+    def _held(self, strategy: Backprop, groups: int) -> float:
+        return groups if isinstance(strategy, Full) else states_held(strategy, groups, self.state_sizes)
+
     def _measure(self, strategy: Backprop) -> _Peaks:
-        short, long = (len(self.decoder.groups(frames)) for frames in self.frames)
+        short, long = (self._held(strategy, len(self.decoder.groups(frames))) for frames in self.frames)
         peaks = torch.tensor([self._peak(strategy, self.frames[1], size) for size in self.sizes], dtype=torch.float64)
         terms = torch.stack([_terms(size, size) for size in self.sizes])
         if strategy == Exact(checkpoint_blocks=True):
             each = self.peaks(Exact()).each  # the same states
         else:
             shorter = torch.tensor([self._peak(strategy, self.frames[0], size) for size in self.sizes], dtype=torch.float64)
-            each = torch.linalg.solve(terms, (peaks - shorter) / max(long - short, 1))
+            each = torch.linalg.solve(terms, (peaks - shorter) / (long - short if long > short else 1))
         return _Peaks(torch.linalg.solve(terms, peaks) - long * each, each)
 
-    def _peak(self, strategy: Backprop, frames: int, size: int) -> int:
+    def _clip(self, frames: int, size: int) -> tuple[Tensor, Sequence[Side] | None]:
         shape = (self.batch, self.channels, frames, size, size)
         generator = torch.Generator().manual_seed(0)
         latents = torch.randn(shape, generator=generator).to(self.device, self.dtype).requires_grad_()
-        sides = None if self.side is None else self.side(shape)
+        return latents, None if self.side is None else self.side(shape)
+
+    def _peak(self, strategy: Backprop, frames: int, size: int) -> int:
+        latents, sides = self._clip(frames, size)
         first = self.decoder.groups(frames)[0]
         with torch.no_grad():
             shown, _ = self.decoder.decode_group(latents[:, :, first], self.decoder.initial_state(), sides and sides[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, Union
 
@@ -89,3 +90,22 @@ class Exact:
 
 
 Backprop = Union[Full, Truncated, Exact]
+
+NAMES = re.compile(r"full|truncated-(?P<distance>\d+)|"
+                   r"exact(?P<offload>-offload)?(-keep-(?P<keep>[1-9]\d*))?(?P<layers>-layers)?")
+
+
+def strategy_named(name: str) -> Backprop:
+    """The strategy that command lines and profiles know as `full`, `truncated-N` or `exact[-offload][-keep-K][-layers]`.
+
+    Raises:
+        ValueError: for another name.
+    """
+    match = NAMES.fullmatch(name)
+    if match is None:
+        raise ValueError("give full, truncated-N or exact, with -offload, -keep-K, -layers or several of them in this order")
+    if name == "full":
+        return Full()
+    if match["distance"]:
+        return Truncated(int(match["distance"]))
+    return Exact("cpu" if match["offload"] else "none", int(match["keep"] or 1), bool(match["layers"]))

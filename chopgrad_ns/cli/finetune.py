@@ -3,12 +3,8 @@
 Example: chopgrad finetune --pairs pairs --output refiner --steps 1000 --losses robust_l1=1,ssim=0.2,perceptual=0.1@500+200
 """
 
-import re
 from pathlib import Path
 from typing import Optional
-
-BACKPROP = re.compile(r"full|truncated-(?P<distance>\d+)|"
-                      r"exact(?P<offload>-offload)?(-keep-(?P<keep>[1-9]\d*))?(?P<layers>-layers)?")
 
 
 def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 240, losses: str = "robust_l1=1,ssim=0.2",
@@ -45,16 +41,12 @@ def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 240, losses:
     print(f"Refiner in {output}; next: chopgrad refine SCENE --splat splat.ply --refiner {output}")
 
 
-def strategy_of(name: str):
+def strategy_of(backprop: str):
     """The way through the decoder that `--backprop` names, as `chopgrad profile` names it."""
-    from chopgrad_ns.chopgrad import Exact, Full, Truncated
+    from chopgrad_ns.chopgrad import strategy_named
     from chopgrad_ns.errors import UserError
 
-    match = BACKPROP.fullmatch(name)
-    if match is None:
-        raise UserError(f"There is no --backprop {name!r}; give exact, full or truncated-N, such as truncated-1.")
-    if name == "full":
-        return Full()
-    if match["distance"]:
-        return Truncated(int(match["distance"]))
-    return Exact("cpu" if match["offload"] else "none", int(match["keep"] or 1), bool(match["layers"]))
+    try:
+        return strategy_named(backprop)
+    except ValueError as error:
+        raise UserError(f"There is no --backprop {backprop!r}; {error}.") from error

@@ -8,8 +8,7 @@ import imageio.v3 as imageio
 import pytest
 import torch
 
-from chopgrad_ns.chopgrad import Exact, Full, Truncated
-from chopgrad_ns.chopgrad.profile import METHODS
+from chopgrad_ns.chopgrad import strategy_named
 from chopgrad_ns.cli import finetune
 from chopgrad_ns.cli.main import COMMANDS, main
 from chopgrad_ns.data.clip import load_pairs
@@ -58,16 +57,9 @@ def test_finetune_as_told(base, tmp_path, backprop):
     main(["finetune", "--pairs", str(base / "pairs"), "--output", str(tmp_path), "--steps", "2", "--losses", losses,
           "--backprop", backprop])
     about = json.loads((tmp_path / "progress" / "progress.json").read_text())
-    assert about["settings"]["losses"] == losses and about["backprop"] == str(finetune.strategy_of(backprop))
+    assert about["settings"]["losses"] == losses and about["backprop"] == str(strategy_named(backprop))
     mine, usual = (Refiner.from_pretrained(folder).model.state_dict() for folder in (tmp_path, base / "refiner"))
     assert any(not torch.equal(value, usual[name]) for name, value in mine.items())
-
-
-def test_backprop_is_named_as_in_a_profile():
-    strategies = {name: method for name, method in METHODS.items() if isinstance(method, (Exact, Full, Truncated))}
-    assert len(strategies) > 5 and all(finetune.strategy_of(name) == method for name, method in strategies.items())
-    assert finetune.strategy_of("truncated-12") == Truncated(12)
-    assert finetune.strategy_of("exact-keep-3") == Exact(keep_every=3)
 
 
 def test_help_of_finetune_has_the_usual_losses_and_all_names():

@@ -8,15 +8,14 @@ nothing changes.
 
 from __future__ import annotations
 
-import copy
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from chopgrad_ns.chopgrad.adapters.base import DiffusersDecoder
 from chopgrad_ns.chopgrad.interface import State
+from chopgrad_ns.chopgrad.redirect import redirected
 
 
 class CachedLayer(nn.Module, ABC):
@@ -53,7 +52,7 @@ class LayeredDecoder(DiffusersDecoder):
     def _decode(self, decoder: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
         pasts = [[] for _ in self._layers] if state is None else [list(past) for past in state]
         ways = {layer.module: functools.partial(layer, past=past) for layer, past in zip(self._layers, pasts)}
-        output = _redirected(decoder, ways)(x)
+        output = redirected(decoder, ways)(x)
         if not all(pasts):
             raise ValueError(f"some modules of this {type(self.vae).__name__} were exchanged after its adapter was made, or "
                              "another library has replaced their forward; make the adapter again, with the modules' own")
@@ -65,20 +64,3 @@ def _outermost(network: nn.Module, classes: tuple[str, ...]) -> list[nn.Module]:
     if any(cls.__name__ in classes for cls in type(network).__mro__):
         return [network]
     return [module for part in network.children() for module in _outermost(part, classes)]
-
-
-def _redirected(network: nn.Module, ways: Mapping[nn.Module, Callable]) -> nn.Module:
-    """`network` with another forward for some of its modules: these and what they are in are copied, the rest is shared.
-
-    Copies have the hooks of what they are copied from, those registered later included.
-    """
-    if network in ways:
-        copied = copy.copy(network)
-        copied.forward = ways[network]
-        return copied
-    parts = {name: part if part is None else _redirected(part, ways) for name, part in network._modules.items()}
-    if all(part is network._modules[name] for name, part in parts.items()):
-        return network
-    copied = copy.copy(network)
-    copied._modules = parts
-    return copied

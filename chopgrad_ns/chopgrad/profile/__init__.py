@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from chopgrad_ns.chopgrad.profile.measure import CostMeter, error_rows, fit_decay, influence_rows
-from chopgrad_ns.chopgrad.profile.methods import METHODS
+from chopgrad_ns.chopgrad.profile.methods import METHODS, method_named
 from chopgrad_ns.chopgrad.profile.report import GIB, PARTS, Report
 from chopgrad_ns.chopgrad.profile.subject import DTYPES, load_decoder, make_subject
 from chopgrad_ns.errors import UserError
@@ -52,11 +52,16 @@ class ProfileSettings:
         for option, count in counts.items():
             if count < 1:
                 raise UserError(f"{option} goes down to {count}; give 1 or more.")
-        for given, known, option in ((self.methods, METHODS, "--methods"), (self.skip, PARTS, "--skip"),
-                                     ((self.dtype,), DTYPES, "--dtype"), ((self.device or "cpu",), _devices(), "--device")):
+        for given, known, option in ((self.skip, PARTS, "--skip"), ((self.dtype,), DTYPES, "--dtype"),
+                                     ((self.device or "cpu",), _devices(), "--device")):
             for name in given:
                 if name not in known:
                     raise UserError(f"{option} does not know {name!r}; choose from {', '.join(known)}.")
+        for name in self.methods:
+            try:
+                method_named(name)
+            except ValueError as error:
+                raise UserError(f"--methods does not know {name!r}; choose from {', '.join(METHODS)}, or {error}.") from error
 
 
 def _devices() -> list[str]:
