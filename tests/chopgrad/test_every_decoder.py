@@ -104,7 +104,7 @@ class LowRank(torch.nn.Module):
         return weight + (self.left @ self.right).view_as(weight)
 
 
-@pytest.mark.parametrize("name", [name for name in DECODERS if name != "magvit"])
+@EVERY
 def test_low_rank_updates_of_a_frozen_decoder(name):
     vae = DECODERS[name](torch.float64).requires_grad_(False)
     layers = [module for module in vae.decoder.modules() if isinstance(module, (torch.nn.Conv3d, torch.nn.Linear))]
