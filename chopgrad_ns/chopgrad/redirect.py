@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 
 from torch import nn
@@ -14,12 +13,22 @@ def redirected(network: nn.Module, ways: Mapping[nn.Module, Callable]) -> nn.Mod
     Copies have the hooks of what they are copied from, those registered later included.
     """
     if network in ways:
-        copied = copy.copy(network)
+        copied = twin_of(network)
         copied.forward = ways[network]
         return copied
     parts = {name: part if part is None else redirected(part, ways) for name, part in network._modules.items()}
     if all(part is network._modules[name] for name, part in parts.items()):
         return network
-    copied = copy.copy(network)
+    copied = twin_of(network)
     copied._modules = parts
     return copied
+
+
+def twin_of(module: nn.Module) -> nn.Module:
+    """A module with the same contents: parameters, parts and hooks are shared, attributes can be changed apart.
+
+    As copy.copy makes it, but of modules with parametrizations too (weight norm, low-rank updates).
+    """
+    twin = object.__new__(type(module))
+    vars(twin).update(vars(module))
+    return twin

@@ -65,7 +65,8 @@ class Inputs:
             side = clip.side_of(index) or {}
             names.append([name for name, value in side.items() if value.requires_grad])
             tensors += [side[name] for name in names[-1]]
-        parameters = [p for p in clip.decoder.parameters() if p.requires_grad]
+        # A parameter named twice would get its whole gradient twice.
+        parameters = list(dict.fromkeys(p for p in clip.decoder.parameters() if p.requires_grad))
         return Inputs(names, len(parameters)), tensors + parameters
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from chopgrad_ns.chopgrad.block_checkpoint import layers_of
-from chopgrad_ns.chopgrad.clip_loss import ClipLoss
+from chopgrad_ns.chopgrad.clip_loss import ClipLoss, naming
 from chopgrad_ns.chopgrad.interface import CausalDecoder, Side, State
 from chopgrad_ns.chopgrad.strategies import Backprop, SpatialTiles
 from chopgrad_ns.chopgrad.sweeps import Inputs, ReadyLoss, needs_grad, propagate
@@ -104,13 +104,12 @@ def _losses(clip: ClipLoss, strategy: Backprop, latents: Tensor,
     """Each tile with its share of the clip's loss, and the leaves that the share depends on."""
     size = tuple(latents.shape[-2:])
     for tile in tiles_of(*size, strategy.tiles):
-        try:
+        with naming(str(tile)):
             here, leaves, sides = _crops(clip, latents, tile, size, inputs)
             rows, columns = tile.own
             weight = (rows.stop - rows.start) * (columns.stop - columns.start) / (size[0] * size[1])
-            yield tile, weight * propagate(_clip_of(tile, clip, size, sides), strategy, here), here, leaves
-        except ValueError as error:
-            raise ValueError(f"{tile}: {error}") from error
+            loss = weight * propagate(_clip_of(tile, clip, size, sides), strategy, here)
+        yield tile, loss, here, leaves
 
 
 class TiledLoss(ReadyLoss):
@@ -126,7 +125,8 @@ class TiledLoss(ReadyLoss):
         with torch.enable_grad():
             for tile, loss, here, leaves in _losses(clip, strategy, latents, inputs):
                 sources = [here] * latents.requires_grad + leaves
-                found = torch.autograd.grad(loss, [*sources, *parameters], allow_unused=True)
+                with naming(str(tile)):  # of what Exact calls again
+                    found = torch.autograd.grad(loss, [*sources, *parameters], allow_unused=True)
                 total = total + loss.detach()
                 with torch.no_grad():
                     for into, value in zip(local[not latents.requires_grad :], found):

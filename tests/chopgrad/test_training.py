@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles, Truncated, as_causal_decoder, pixel_loss
 from tests.chopgrad.decoders import curved, difference, example, gradients, looking_back, wan
 
-OPTIONS = [Exact(), Exact(offload="cpu", keep_every=2), Truncated(9), Exact(tiles=SpatialTiles(9, 9, 0))]
+OPTIONS = [Exact(), Exact("cpu", 2, checkpoint_blocks=True), Truncated(9), Exact(tiles=SpatialTiles(9, 9, 0))]
 EVERY = pytest.mark.parametrize("backprop", OPTIONS, ids=str)
 
 
@@ -71,6 +71,112 @@ def test_gradients_accumulate_over_clips(backprop):
         (pixel_loss(latents[k:k + 1], target[k:k + 1], decoder, curved, backprop) / 2).backward()
     found = {"latents": latents.grad} | {f"parameter {k}": p.grad for k, p in enumerate(decoder.parameters()) if p.grad is not None}
     assert difference(found, both) < 1e-9
+
+
+class Transformer(nn.Module):
+    """Latents, and side tensors of the decoder's first block, as a model makes them of the same features."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(6)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0, batch_first=True, dtype=torch.float64)
+        self.to_latents, self.to_side = nn.Linear(8, 4, dtype=torch.float64), nn.Linear(8, 16, dtype=torch.float64)
+
+    def forward(self, noise, shape):
+        features = self.layer(noise)
+        as_clip = lambda tokens: tokens.view(len(noise), *shape, -1).permute(0, 4, 1, 2, 3)  # noqa: E731
+        side = as_clip(self.to_side(features))
+        return as_clip(self.to_latents(features)), [{"mid_block": side[:, :, k:k + 1]} for k in range(shape[0])]
+
+
+@EVERY
+def test_several_losses_of_what_a_transformer_made(backprop):
+    """Two pixel losses of the same latents, one of others through the same decoder, and one of the latents alone."""
+    decoder, _, target, _ = example(wan(), 3, batch=2, size=2, side=False)
+    model = Transformer()
+    noise = torch.randn(2, 12, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    sources = [*model.parameters(), *decoder.parameters()]
+    found = []
+    for strategy in (Full(), backprop):
+        latents, side = model(noise, (3, 2, 2))
+        others, _ = model(noise.flip(1), (3, 2, 2))
+        loss = (pixel_loss(latents, target, decoder, curved, strategy, side=side) + 0.1 * latents.square().mean()
+                + pixel_loss(latents, target.flip(-1), decoder, looking_back(2), strategy)
+                + 0.3 * pixel_loss(others, target, decoder, looking_back(5), strategy))
+        found.append(dict(enumerate(torch.autograd.grad(loss, sources))))
+    assert difference(found[1], found[0]) < 1e-9
+
+
+LAYOUTS = {
+    "transposed": lambda x: x.mT.contiguous().mT, "channels last": lambda x: x.to(memory_format=torch.channels_last_3d),
+    "every other frame": lambda x: x.repeat_interleave(2, dim=2)[:, :, ::2], "one clip twice": lambda x: x[:1].expand_as(x),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@EVERY
+def test_latents_that_are_not_contiguous(backprop, layout):
+    decoder, latents, target, _ = example(wan(), 3, batch=2, size=2, side=False)
+    latents = LAYOUTS[layout](latents.detach()).requires_grad_()
+    assert not latents.is_contiguous()
+    find = lambda strategy: dict(enumerate(torch.autograd.grad(  # noqa: E731
+        pixel_loss(latents, target, decoder, looking_back(1), strategy), [latents, *decoder.parameters()])))
+    assert difference(find(backprop), find(Full())) < 1e-9
+
+
+@EVERY
+def test_parameters_alone(backprop):
+    decoder, latents, target, side = example(wan(), 3)
+    given = decoder, latents.detach(), target, [{name: value.detach() for name, value in group.items()} for group in side]
+    _, expected = gradients(given, curved, Full())
+    _, found = gradients(given, curved, backprop)
+    assert difference(found, expected) < 1e-9 and all(name.startswith("parameter") for name in found)
+
+
+@EVERY
+def test_parameters_named_twice(backprop):
+    example_ = decoder, *_ = example(wan(), 3)
+    _, expected = gradients(example_, curved, Full())
+    once = list(decoder.parameters())
+    decoder.parameters = lambda: iter(once + once)
+    _, found = gradients(example_, curved, backprop)
+    assert difference({name: found[name] for name in expected}, expected) < 1e-9
+
+
+@EVERY
+def test_a_graph_that_is_retained_gives_the_same_again(backprop):
+    decoder, latents, target, side = example(wan(), 3)
+    loss = pixel_loss(latents, target, decoder, looking_back(1), backprop, side=side)
+    found = [torch.autograd.grad(2 * loss, [latents, *decoder.parameters()], retain_graph=again) for again in (True, False)]
+    assert all(torch.equal(first, second) for first, second in zip(*found))
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+@EVERY
+def test_without_grad_there_is_a_value_alone(backprop):
+    decoder, latents, target, side = example(wan(), 3)
+    expected = pixel_loss(latents, target, decoder, curved, Full(), side=side)
+    for without in (torch.no_grad, torch.inference_mode):
+        with without():
+            loss = pixel_loss(latents, target, decoder, curved, backprop, side=side)
+        assert not loss.requires_grad and torch.allclose(loss, expected, rtol=1e-12)
+
+
+def test_a_random_loss_is_drawn_again_in_backward():
+    """The value is of the first draw, the gradient is right for the second."""
+    example_ = example(wan(), 3)
+    groups = len(example_[0].groups(3))
+    draws = []
+
+    def noisy(prediction, target):
+        draws.append(torch.randn_like(prediction))
+        return curved(prediction + 0.1 * draws[-1], target)
+
+    loss, found = gradients(example_, noisy, Exact())
+    again = lambda which: gradients(example_, lambda p, t: curved(p + 0.1 * next(which), t), Full())  # noqa: E731
+    assert torch.allclose(again(iter(draws[:groups]))[0], loss, rtol=1e-12)
+    assert difference(found, again(iter(draws[:groups - 1:-1]))[1]) < 1e-9
 
 
 class LowRank(nn.Module):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
 from chopgrad_ns.chopgrad.adapters.base import SEEN
 from chopgrad_ns.chopgrad.adapters.layered import CachedLayer, LayeredDecoder
 from chopgrad_ns.chopgrad.interface import State
+from chopgrad_ns.chopgrad.redirect import twin_of
 
 
 class MagvitLayer(CachedLayer):
@@ -51,7 +50,7 @@ class MagvitDecoder(LayeredDecoder):
 
 def _twin(module: torch.nn.Module) -> torch.nn.Module:
     """The same parameters, buffers and hooks in modules of their own, which a decoding may write its cache to."""
-    twin = copy.copy(module)
+    twin = twin_of(module)
     twin._modules = {name: None if child is None else _twin(child) for name, child in module._modules.items()}
     return twin
 
