@@ -70,15 +70,19 @@ class ClipLoss:
         with naming(self._where(index, seen)):
             values = self.loss_fn(shown, target)
         self._check_values(values, (frames.shape[0], shown.shape[2]), self._where(index, seen))
-        if self._versions(index) != self._given[index]:
-            raise ValueError(f"{self._where(index)}: the target, a side tensor or the decoder's weights have been changed "
-                             "in place, by the loss or before backward")
+        self.check_unchanged(index)
         # Half precision would lose a frame's share among many.
         values = values[:, seen:].to(torch.promote_types(values.dtype, torch.float32))
         share = values.sum() / (self.batch * self.frames)
         if not torch.isfinite(share.detach()):
             raise ValueError(f"{self._where(index)}: the loss is not finite")
         return share
+
+    def check_unchanged(self, index: int) -> None:
+        """Raise ValueError where backward would not find what a group depends on as it was."""
+        if self._versions(index) != self._given[index]:
+            raise ValueError(f"{self._where(index)}: the target, a side tensor or the decoder's weights have been changed "
+                             "in place, by the loss or before backward")
 
     @staticmethod
     def _check_values(values: Tensor, shape: tuple[int, int], where: str) -> None:

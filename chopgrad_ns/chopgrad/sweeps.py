@@ -289,6 +289,7 @@ class ExactLoss(torch.autograd.Function):
         with torch.autocast(**ctx.autocast):
             for index in reversed(range(len(clip.groups))):
                 group, ctx.newest = ctx.newest, None
+                clip.check_unchanged(index)
                 if group is None:
                     group = _decode_again(ctx, latents, index)
                 _half_way(group.state, lambda index=index: states.prefetch(index - 1))

@@ -183,13 +183,13 @@ def test_errors_of_others_are_what_they_were_and_say_where(backprop, make):
 @pytest.mark.parametrize("backprop", [Exact(), Exact("cpu", 3, True), Exact(tiles=SpatialTiles(3, 3, 0))], ids=str)
 def test_a_loss_that_fails_in_backward_only(backprop):
     """In the second of three groups, when the third has had its gradient."""
-    loss, error = raising(lambda: RuntimeError("mine"), 5)
+    loss, error = raising(lambda: RuntimeError("mine"), 4)
     assert refused("group 1, frames 1…2: mine", backprop, loss, RuntimeError) is error
     calls = []
 
     def infinite(prediction, target):
         calls.append(None)
-        return curved(prediction, target) / (len(calls) != 5)
+        return curved(prediction, target) / (len(calls) != 4)
 
     refused("group 1, frames 1…2: the loss is not finite", backprop, infinite)
 
@@ -200,7 +200,7 @@ def test_a_backward_that_failed_can_be_tried_again(backprop):
     _, expected = gradients(example_, curved, Full(), scale=1)
     for tensor in (latents, *decoder.parameters(), *(value for group in side for value in group.values())):
         tensor.grad = None
-    loss = pixel_loss(latents, target, decoder, raising(RuntimeError, 5)[0], backprop, side=side)
+    loss = pixel_loss(latents, target, decoder, raising(RuntimeError, 4)[0], backprop, side=side)
     with pytest.raises(RuntimeError, match="group 1"):
         loss.backward(retain_graph=True)
     assert_no_gradient(latents, decoder, side)
