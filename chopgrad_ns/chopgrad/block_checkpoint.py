@@ -111,17 +111,16 @@ class _Inputs:
     """
 
     def __init__(self, given: list[Tensor]):
-        self.kept = dict(enumerate(given))
-        self.node = None
+        self.kept: dict[int, Tensor | None] = dict(enumerate(given))
+        self.saved: Tensor | None = None  # whose node has them; without the tensor the node would be freed
 
     def save_for_backward(self, unread: set[int]) -> None:
         self.kept = {index: tensor for index, tensor in self.kept.items() if index not in unread}
-        anchor = torch.empty(0, requires_grad=True)
-        self.node = _Save.apply(anchor, *self.kept.values()).grad_fn
+        self.saved = _Save.apply(torch.empty(0, requires_grad=True), *self.kept.values())
         self.kept = dict.fromkeys(self.kept)
 
     def tensors(self) -> dict[int, Tensor]:
-        return self.kept if self.node is None else dict(zip(self.kept, self.node.saved_tensors))
+        return self.kept if self.saved is None else dict(zip(self.kept, self.saved.grad_fn.saved_tensors))
 
 
 class _Save(torch.autograd.Function):
