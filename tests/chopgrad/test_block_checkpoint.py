@@ -1,6 +1,7 @@
 """Layers run again during backward, with caches that they write to, against plain autograd."""
 
 import threading
+import weakref
 
 import pytest
 import torch
@@ -62,6 +63,87 @@ def test_blocks_get_their_forward_back():
             assert "forward" in vars(first)
             raise RuntimeError("midway")
     assert "forward" not in vars(first) and second.forward is own
+
+
+def test_contexts_of_two_threads_that_overlap_leave_nothing_behind():
+    decoder, *_ = example(wan(), 1)
+    first, second = checkpointed_blocks(decoder), checkpointed_blocks(decoder)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert all("forward" in vars(layer) for layer in layers_of(decoder)), "the second's"
+    second.__exit__(None, None, None)
+    assert not any("forward" in vars(layer) for layer in layers_of(decoder))
+
+
+class Reading(nn.Module):
+    """A block that reads one entry of the cache of all, and replaces it."""
+
+    def __init__(self, index: int):
+        super().__init__()
+        self.index = index
+
+    def forward(self, x, cache):
+        past = cache[self.index]
+        cache[self.index] = x.sin()
+        return x + past
+
+
+def test_a_layer_keeps_only_what_it_reads():
+    """Or what a layer has left for the next group would live as long as the graph of all layers after it."""
+    blocks = [Reading(index) for index in range(3)]
+    decoder = type("Three", (), {"layers": lambda self: blocks})()
+    x = torch.linspace(-1, 1, 5).requires_grad_()
+    cache = [torch.full((5,), float(index)) for index in range(3)]
+    with checkpointed_blocks(decoder):
+        y = x
+        for block in blocks:
+            y = block(y, cache)
+    left = [weakref.ref(value) for value in cache]
+    cache.clear()
+    assert [ref() for ref in left] == [None] * 3
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], torch.ones(5))
+
+
+@pytest.mark.parametrize("use", [lambda cache: list(cache), lambda cache: cache.append(cache[-1]) or cache[1:],
+                                 lambda cache: cache.pop(0) + cache[0] and cache.copy(), lambda cache: [*cache, cache[0]][::-1]])
+def test_layers_may_use_lists_as_they_like(use):
+    class Using(nn.Module):
+        def forward(self, x, cache):
+            for past in use(cache):
+                x = x * past
+            return x.sin()
+
+    results = []
+    for checkpoint in (False, True):
+        block = Using()
+        x = torch.linspace(-1, 1, 1, dtype=torch.float64).requires_grad_()
+        cache = [(x * k).cos() for k in range(3)]
+        decoder = type("One", (), {"layers": lambda self: [block]})()  # noqa: B023
+        with checkpointed_blocks(decoder) if checkpoint else torch.enable_grad():
+            y = block(x, cache)
+        results.append((torch.autograd.grad(y + sum(cache), x)[0], len(cache)))
+    assert torch.equal(results[0][0], results[1][0]) and results[0][1] == results[1][1]
+
+
+def test_norms_go_frame_by_frame_where_the_graph_is_to_be_small():
+    decoder, latents, state = later_group("wan2.1")
+    seen = []
+    hooks = [norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[2]))
+             for norm in decoder.framewise_layers()]
+    whole = [norm.forward for norm in decoder.framewise_layers()]
+    with checkpointed_blocks(decoder):
+        frames, _ = decoder.decode_group(latents, state)
+    torch.autograd.grad(frames.sum(), latents)
+    for hook in hooks:
+        hook.remove()
+    assert max(seen) > 1, "hooks see all frames, as before"
+    assert [norm.forward for norm in decoder.framewise_layers()] == whole
+    calls, norm = [], decoder.framewise_layers()[-1]
+    norm.forward = lambda x: calls.append(x.shape[2]) or type(norm).forward(norm, x)
+    with checkpointed_blocks(decoder):
+        frames, _ = decoder.decode_group(latents, state)
+    assert calls == [1] * frames.shape[2]
 
 
 @pytest.mark.parametrize("name", ["wan2.1", *LAYERED])
