@@ -67,7 +67,8 @@ class Exact:
     """The full gradient by a backward sweep that recomputes one group at a time.
 
     This is checkpointed BPTT (Gruslys et al. 2016) with the decoder's cache as the hidden state. Holds the graph
-    of one group, and of the past only the states between groups.
+    of one group, and of the past only the states between groups. The graph of the last group waits for backward, so
+    take one loss backward before the next is made, or that many groups are held.
 
     Args:
         offload: where those states wait: "none", with the latents, or "cpu", in host memory (copied beside the

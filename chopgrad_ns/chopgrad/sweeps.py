@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chopgrad_ns.chopgrad.block_checkpoint import checkpointed_blocks
 from chopgrad_ns.chopgrad.clip_loss import ClipLoss
-from chopgrad_ns.chopgrad.interface import State, map_state, state_tensors
+from chopgrad_ns.chopgrad.groups import Gradients, Group, Inputs, backward_of, decode_from_leaves, floating, stand_ins
+from chopgrad_ns.chopgrad.interface import map_state
 from chopgrad_ns.chopgrad.offload import States
 from chopgrad_ns.chopgrad.strategies import Backprop, Exact, Full, Truncated
 
@@ -51,140 +49,6 @@ def _forget(decoded: dict, clip: ClipLoss, index: int) -> None:
             del decoded[old]
 
 
-@dataclass
-class Inputs:
-    """What gradients are wanted for, apart from latents: side tensors by group and name, and parameters."""
-
-    names: list[list[str]]  # of the side tensors that require grad, a list a group
-    parameters: int
-
-    @staticmethod
-    def of(clip: ClipLoss) -> tuple[Inputs, list[Tensor]]:
-        names, tensors = [], []
-        for index in range(len(clip.groups)):
-            side = clip.side_of(index) or {}
-            names.append([name for name, value in side.items() if value.requires_grad])
-            tensors += [side[name] for name in names[-1]]
-        # A parameter named twice would get its whole gradient twice.
-        parameters = list(dict.fromkeys(p for p in clip.decoder.parameters() if p.requires_grad))
-        return Inputs(names, len(parameters)), tensors + parameters
-
-
-class _Gradients:
-    """Sums of what the groups contribute, in the order of a Function's inputs."""
-
-    def __init__(self, clip: ClipLoss, inputs: Inputs, latents: Tensor):
-        self.clip, self.inputs = clip, inputs
-        self.latents = torch.zeros_like(latents)
-        self.side: list[list[Tensor | None]] = [[None] * len(names) for names in inputs.names]
-        self.parameters: list[Tensor | None] = [None] * inputs.parameters
-
-    def add(self, index: int, v_latents, v_side, v_parameters) -> None:
-        if v_latents is not None:
-            self.latents[:, :, self.clip.groups[index]] += v_latents
-        for store, values in ((self.side[index], v_side), (self.parameters, v_parameters)):
-            for k, value in enumerate(values):
-                if value is not None:
-                    store[k] = value if store[k] is None else store[k] + value
-
-    def flat(self) -> list[Tensor | None]:
-        return [self.latents, *(value for group in self.side for value in group), *self.parameters]
-
-
-class _Cotangents:
-    """Cotangents of a state's tensors on their way back, each given up when backward comes to it.
-
-    Outputs of backward are kept whole until all of it has run, and with them their cotangents. So a scalar stands for
-    each tensor of the state: the tensor itself can go, and its cotangent once the layer that made it has been passed.
-    """
-
-    def __init__(self, values: list[Tensor | None]):
-        self.values = values
-
-    def stand_ins(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Scalars whose cotangent, 1, becomes that of their tensor."""
-        with torch.enable_grad():
-            return [_StandIn.apply(tensor, self.values, k) for k, tensor in enumerate(tensors)
-                    if self.values[k] is not None and tensor.requires_grad]
-
-
-class _StandIn(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor: Tensor, values: list[Tensor | None], k: int) -> Tensor:
-        ctx.values, ctx.k = values, k
-        return tensor.new_ones(())
-
-    @staticmethod
-    def backward(ctx, _):
-        value, ctx.values[ctx.k] = ctx.values[ctx.k], None
-        return value, None, None
-
-
-def _compact(gradient: Tensor) -> Tensor:
-    """A gradient in memory of its own size: that of a part of a tensor often is a view of the whole one's."""
-    return gradient.clone() if gradient.untyped_storage().nbytes() > gradient.nbytes else gradient
-
-
-@dataclass
-class _Group:
-    """One group decoded with a graph of its own, from leaves."""
-
-    index: int
-    latents: Tensor
-    side: list[Tensor]
-    state: list[Tensor]
-    before: dict[int, Tensor]
-    frames: Tensor
-    after: State
-    value: Tensor | None
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_()
-
-
-def _decode_from_leaves(clip: ClipLoss, index: int, latents: Tensor, state: State, inputs: Inputs,
-                        decoded: dict[int, Tensor], checkpoint_blocks: bool = False) -> _Group:
-    """Decode group `index` and take its loss; nothing outside gets a graph or a gradient."""
-    with torch.enable_grad():
-        here = _leaf(latents[:, :, clip.groups[index]])
-        side = dict(clip.side_of(index) or {})
-        side_leaves = [_leaf(side[name]) for name in inputs.names[index]]
-        side |= dict(zip(inputs.names[index], side_leaves))
-        inner = map_state(lambda t: _leaf(t) if t.is_floating_point() else t.detach(), state)
-        for leaf in _floating(inner):
-            leaf.register_hook(_compact)
-        before = {j: _leaf(frames) for j, frames in decoded.items()} if clip.context else {}
-        with checkpointed_blocks(clip.decoder) if checkpoint_blocks else contextlib.nullcontext():
-            frames, after = clip.decode(index, here, inner, side or None)
-        value = clip.value(index, frames, clip.context_of(index, before))
-    leaves = [t for t in state_tensors(inner) if t.requires_grad]
-    return _Group(index, here, side_leaves, leaves, before, frames, after, value)
-
-
-def _backward(group: _Group, parameters: list[Tensor], outputs: list[Tensor], cotangents: list[Tensor], retain: bool):
-    """Gradients of one group: latents, side, parameters, incoming state, context frames by group."""
-    kept = [(out, cotangent) for out, cotangent in zip(outputs, cotangents)
-            if out.requires_grad and cotangent is not None]
-    before = list(group.before.values())
-    wanted = [group.latents, *group.side, *parameters, *group.state, *before]
-    if not kept:
-        found = [None] * len(wanted)
-    else:
-        found = torch.autograd.grad([out for out, _ in kept], wanted, [c for _, c in kept], retain_graph=retain,
-                                    allow_unused=True)
-    cuts = [1, len(group.side), len(parameters), len(group.state), len(before)]
-    parts, at = [], 0
-    for count in cuts:
-        parts.append(list(found[at : at + count]))
-        at += count
-    return parts[0][0], parts[1], parts[2], parts[3], dict(zip(group.before, parts[4]))
-
-
-def _floating(state: State) -> list[Tensor]:
-    return [t for t in state_tensors(state) if t.is_floating_point()]
-
-
 def _merge(into: dict[int, Tensor], more: dict[int, Tensor | None]) -> None:
     for j, value in more.items():
         if value is not None:
@@ -212,25 +76,25 @@ class TruncatedLoss(ReadyLoss):
     @staticmethod
     def forward(ctx, clip: ClipLoss, strategy: Truncated, inputs: Inputs, latents: Tensor, *tensors: Tensor):
         parameters = list(tensors[len(tensors) - inputs.parameters :])
-        gradients = _Gradients(clip, inputs, latents)
-        window: deque[_Group] = deque()
+        gradients = Gradients(clip, inputs, latents)
+        window: deque[Group] = deque()
         state, decoded, total = clip.decoder.initial_state(), {}, 0.0
         for index in range(len(clip.groups)):
-            group = _decode_from_leaves(clip, index, latents, state, inputs, decoded)
+            group = decode_from_leaves(clip, index, latents, state, inputs, decoded)
             window.append(group)
             total = total + group.value.detach()
             outputs, cotangents, context = [group.value], [torch.ones_like(group.value)], {}
             # From this group's loss back through the window; the oldest graph is used here for the last time.
             while outputs:
                 last = group is window[0] and len(window) > strategy.distance
-                v_latents, v_side, v_parameters, v_state, v_before = _backward(
+                v_latents, v_side, v_parameters, v_state, v_before = backward_of(
                     group, parameters, outputs, cotangents, retain=not last)
                 gradients.add(group.index, v_latents, v_side, v_parameters)
                 _merge(context, v_before)
                 if group is window[0]:
                     break
                 group = window[group.index - window[0].index - 1]
-                outputs, cotangents = [*_floating(group.after), group.frames], [*v_state, context.get(group.index)]
+                outputs, cotangents = [*floating(group.after), group.frames], [*v_state, context.get(group.index)]
             newest = window[-1]
             state, decoded[index] = map_state(Tensor.detach, newest.after), newest.frames.detach()
             if len(window) > strategy.distance:
@@ -271,7 +135,7 @@ class ExactLoss(torch.autograd.Function):
         ctx.save_for_backward(latents, *tensors)
         ctx.clip, ctx.strategy, ctx.inputs, ctx.states, ctx.decoded = clip, strategy, inputs, states, decoded
         ctx.autocast = _autocast_settings(latents.device.type)
-        ctx.newest = _decode_from_leaves(clip, last, latents, state, inputs, _context(ctx, last),
+        ctx.newest = decode_from_leaves(clip, last, latents, state, inputs, _context(ctx, last),
                                          strategy.checkpoint_blocks)
         ctx.newest.after = None
         return total + ctx.newest.value.detach()
@@ -282,7 +146,7 @@ class ExactLoss(torch.autograd.Function):
         latents, *tensors = ctx.saved_tensors
         clip, inputs, states = ctx.clip, ctx.inputs, ctx.states
         parameters = list(tensors[len(tensors) - inputs.parameters :])
-        gradients = _Gradients(clip, inputs, latents)
+        gradients = Gradients(clip, inputs, latents)
         if 0 not in states:
             states.put(0, clip.decoder.initial_state())  # a second backward starts from nothing else
         v_state: list[Tensor | None] = []
@@ -294,16 +158,16 @@ class ExactLoss(torch.autograd.Function):
                 if group is None:
                     group = _decode_again(ctx, latents, index)
                 _half_way(group.state, lambda index=index: states.prefetch(index - 1))
-                stand_ins = _Cotangents(v_state).stand_ins(_floating(group.after)) if v_state else []
+                stand_for = stand_ins(floating(group.after), v_state) if v_state else []
                 group.after = None
-                outputs = [group.value, *stand_ins, group.frames]
-                cotangents = [cotangent.to(group.value.dtype), *map(torch.ones_like, stand_ins), v_frames.pop(index, None)]
-                v_latents, v_side, v_parameters, v_state, v_before = _backward(group, parameters, outputs, cotangents,
+                outputs = [group.value, *stand_for, group.frames]
+                cotangents = [cotangent.to(group.value.dtype), *map(torch.ones_like, stand_for), v_frames.pop(index, None)]
+                v_latents, v_side, v_parameters, v_state, v_before = backward_of(group, parameters, outputs, cotangents,
                                                                                retain=False)
                 gradients.add(index, v_latents, v_side, v_parameters)
                 _merge(v_frames, v_before)
                 # The next group is decoded with this one's memory.
-                del group, stand_ins, outputs, cotangents, v_latents, v_side, v_parameters, v_before
+                del group, stand_for, outputs, cotangents, v_latents, v_side, v_parameters, v_before
         return None, None, None, *gradients.flat()
 
 
@@ -313,11 +177,11 @@ def _context(ctx, index: int) -> dict[int, Tensor]:
     return {j: frames for j, frames in ctx.decoded.items() if first <= j < index}
 
 
-def _decode_again(ctx, latents: Tensor, index: int) -> _Group:
+def _decode_again(ctx, latents: Tensor, index: int) -> Group:
     """Group `index` with its graph, from its state, which is kept no longer."""
     if index not in ctx.states:
         _recompute_states(ctx.clip, latents, ctx.states, index)
-    return _decode_from_leaves(ctx.clip, index, latents, ctx.states.take(index), ctx.inputs, _context(ctx, index),
+    return decode_from_leaves(ctx.clip, index, latents, ctx.states.take(index), ctx.inputs, _context(ctx, index),
                                ctx.strategy.checkpoint_blocks)
 
 
@@ -327,10 +191,10 @@ def _half_way(state: list[Tensor], act: Callable[[], None]) -> None:
     Those are the ones of highest resolution, at which memory is at its peak.
     """
     passed = 0
-    for leaf in reversed(state):
-        passed += leaf.nbytes
+    for tensor in reversed(state):
+        passed += tensor.nbytes
         if 2 * passed >= sum(other.nbytes for other in state):
-            leaf.register_hook(lambda _: act())
+            tensor.register_hook(lambda _: act())
             return
 
 

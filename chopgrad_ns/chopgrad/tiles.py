@@ -11,9 +11,10 @@ from torch import Tensor
 
 from chopgrad_ns.chopgrad.block_checkpoint import layers_of
 from chopgrad_ns.chopgrad.clip_loss import ClipLoss, naming
+from chopgrad_ns.chopgrad.groups import Inputs
 from chopgrad_ns.chopgrad.interface import CausalDecoder, Side, State
 from chopgrad_ns.chopgrad.strategies import Backprop, SpatialTiles
-from chopgrad_ns.chopgrad.sweeps import Inputs, ReadyLoss, needs_grad, propagate
+from chopgrad_ns.chopgrad.sweeps import ReadyLoss, needs_grad, propagate
 
 Region = tuple[slice, slice]
 """Rows and columns, in latent pixels."""
