@@ -15,7 +15,7 @@ def run(output: Path, decoder: str = "wan2.1", height: int = 480, width: int = 8
     """Measure, and write profile.json, profile.md and plots.
 
     Args:
-        output: folder to write; profile.json is whole after every row, so that a run can be stopped
+        output: folder to write; profile.json is whole after every number of frames, so that a run can be stopped
         decoder: wan2.1, wan2.2, cogvideox or mochi with random weights, or a local folder with a diffusers autoencoder
         height: of frames, pixels
         width: of frames, pixels
@@ -24,7 +24,7 @@ def run(output: Path, decoder: str = "wan2.1", height: int = 480, width: int = 8
         dtype: float32, float64 or bfloat16
         device: cpu or cuda; cuda if there is one
         methods: ways to the gradient whose memory and time are measured, by name; all if not given
-        repeats: runs whose median time is reported; the first of each way is not among them
+        repeats: runs whose median time is reported, the ways taking turns; the first of each way is not among them
         train_decoder: make gradients of decoder parameters too when memory and time are measured
         limit_gb: a way that takes more memory (GiB) is not tried at more frames
         time_limit: seconds after which no measurement of memory and time is begun

@@ -36,69 +36,67 @@ class CostMeter:
         self.parameters = list(subject.decoder.parameters()) if train_decoder else []
         self.given_up: dict[str, str] = {}
         self.pace: dict[str, float] = {}  # seconds a frame
-        self.pinned_frames = 0
 
     def rows(self, names: Sequence[str], frame_counts: Sequence[int]) -> Iterator[Row]:
-        """All methods at few frames before any at more, so that a run that is cut off has compared them."""
-        for frames in sorted(frame_counts):
-            for name in names:
-                yield self.row(name, frames)
+        """All methods at few frames before any at more, so that a run that is cut off has compared them.
 
-    def row(self, name: str, frames: int) -> Row:
-        """`status` is "ok", or why there is no number; peak in bytes beyond decoder, latents and target."""
-        latents, target = self.subject.clip(frames)
-        row = {"method": name, "frames": target.shape[2], "peak_bytes": None, "seconds": None}
+        They are timed in turns, so that a machine that is busy for a while is so for all of them. `status` is "ok", or
+        why there is no number; peak in bytes beyond decoder, latents and target, seconds the median of the turns.
+        """
+        for frames in sorted(frame_counts):
+            latents, target = self.subject.clip(frames)
+            reasons: dict[str, str] = {}
+            peaks: dict[str, int] = {}
+            for name in dict.fromkeys(names):
+                waiting = self.repeats * sum(self.pace[other] * target.shape[2] for other in peaks)
+                reasons[name] = self._reason_against(name, target.shape[2], waiting)
+                if reasons[name] == "ok":
+                    found = unless_out_of_memory(lambda: self._first_run(name, latents, target))  # noqa: B023
+                    if found is None:
+                        reasons[name] = "out of memory"
+                        self.given_up[name] = "out of memory at fewer frames"
+                    else:
+                        peaks[name] = found
+            seconds = {name: [] for name in peaks}
+            for _ in range(self.repeats):
+                for name in peaks:
+                    seconds[name].append(self._timed(name, latents, target))
+            for name in reasons:
+                yield self._row(name, target.shape[2], reasons[name], peaks.get(name), seconds.get(name))
+
+    def _reason_against(self, name: str, frames: int, waiting: float) -> str:
+        """Of running a method at so many frames while others have yet to run for `waiting` seconds; "ok" if none."""
         method = method_named(name)
         if isinstance(method, Exact) and method.checkpoint_blocks and not layers_of(self.subject.decoder):
             self.given_up[name] = "the decoder names no layers"
         if name in self.given_up:
-            return row | {"status": self.given_up[name]}
-        runs = self.repeats + (latents.device.type == "cpu" or self._is_cold(name, frames))
-        if time.perf_counter() + self.pace.get(name, 0) * target.shape[2] * runs > self.deadline:
-            return row | {"status": "no time left"}
-        found = unless_out_of_memory(lambda: self._measure(name, frames, latents, target))
-        if found is None:
-            self.given_up[name] = "out of memory at fewer frames"
-            return row | {"status": "out of memory"}
-        peak, seconds = found
-        self.pace[name] = seconds / target.shape[2]
-        if self._pins(name):
-            self.pinned_frames = max(self.pinned_frames, frames)
+            return self.given_up[name]
+        needed = self.pace.get(name, 0) * frames * (self.repeats + 1)
+        return "no time left" if time.perf_counter() + waiting + needed > self.deadline else "ok"
+
+    def _first_run(self, name: str, latents: Tensor, target: Tensor) -> int:
+        """Peak bytes of a run, which on CUDA also loads kernels, and pins host memory that is kept for later runs."""
+        start = time.perf_counter()
+        peak = peak_bytes(lambda: gradients(method_named(name), self.subject, latents, target, self.parameters), latents.device)
+        self.pace[name] = (time.perf_counter() - start) / target.shape[2]
+        return peak
+
+    def _timed(self, name: str, latents: Tensor, target: Tensor) -> float:
+        _synchronize(latents.device)
+        start = time.perf_counter()
+        gradients(method_named(name), self.subject, latents, target, self.parameters)
+        _synchronize(latents.device)
+        return time.perf_counter() - start
+
+    def _row(self, name: str, frames: int, reason: str, peak: int | None, seconds: list[float] | None) -> Row:
+        row = {"method": name, "frames": frames, "peak_bytes": peak, "seconds": None, "status": reason}
+        if peak is None:
+            return row
+        row["seconds"] = statistics.median(seconds)
+        self.pace[name] = row["seconds"] / frames
         if peak > self.limit:
-            self.given_up[name] = "over the limit at fewer frames"
-        return row | {"status": "ok" if peak <= self.limit else "over the limit", "peak_bytes": peak, "seconds": seconds}
-
-    def _measure(self, name: str, frames: int, latents: Tensor, target: Tensor) -> tuple[int, float]:
-        """Peak bytes, and the median of seconds. On the CPU the run that measures memory comes before those timed."""
-        method, device, seconds = method_named(name), latents.device, []
-
-        def timed() -> None:
-            _synchronize(device)
-            start = time.perf_counter()
-            gradients(method, self.subject, latents, target, self.parameters)
-            _synchronize(device)
-            seconds.append(time.perf_counter() - start)
-
-        if device.type == "cuda":  # whose allocator counts at no cost
-            if name not in self.pace:  # kernels are loaded
-                timed()
-                seconds.clear()
-            elif self._is_cold(name, frames):  # memory is pinned
-                loss_of(method, self.subject.decoder, latents, lambda span: target[:, :, span])
-            peak = max(peak_bytes(timed, device) for _ in range(self.repeats))
-        else:
-            peak = peak_bytes(lambda: gradients(method, self.subject, latents, target, self.parameters), device)
-            for _ in range(self.repeats):
-                timed()
-        return peak, statistics.median(seconds)
-
-    def _is_cold(self, name: str, frames: int) -> bool:
-        """Whether a run on CUDA would also load kernels, or pin host memory, which is kept for all later runs."""
-        return name not in self.pace or (self._pins(name) and frames > self.pinned_frames)
-
-    @staticmethod
-    def _pins(name: str) -> bool:
-        return getattr(method_named(name), "offload", "none") == "cpu"
+            row["status"], self.given_up[name] = "over the limit", "over the limit at fewer frames"
+        return row
 
 
 def gradients(method: Method, subject: Subject, latents: Tensor, target: Tensor, parameters: list[Tensor]) -> list[Tensor]:
