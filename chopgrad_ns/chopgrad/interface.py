@@ -8,12 +8,12 @@ features that its causal convolutions put in front of the present ones. Decoding
 and everything here (strategies, memory) follows from it.
 
 **Writing an adapter.** Subclass `CausalDecoder` and implement `groups`, `frames_of`, `initial_state`,
-`decode_group` and `parameters` (or write a class of its own that has these five); `layers` and `framewise_layers` are
-optional. A state is any nesting of tuples
-whose leaves are tensors, None or strings. `decode_group` must not change its inputs, nor anything outside, and must
-not be random (no dropout): it is called more than once for the same group, and by several threads. A side tensor that it
-has no use for is a ValueError that names those it has. An adapter is right if groups decoded one after the other and
-joined are what the decoder gives for the whole clip, and if `frames_of` says which frames these are.
+`decode_group` and `parameters` (or write a class of its own that has these five); `layers` and `framewise_layers`
+are optional. A state is any nesting of tuples whose leaves are tensors, None or strings. `decode_group` must not
+change its inputs, nor anything outside, and must not be random (no dropout): it is called more than once for the
+same group, and by several threads. A side tensor that it has no use for is a ValueError that names those it has. An
+adapter is right if groups decoded one after the other and joined are what the decoder gives for the whole clip, and
+if `frames_of` says which frames these are.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class CausalDecoder(ABC):
         return []
 
     def framewise_layers(self) -> list[nn.Module]:
-        """Modules, in those of `layers()` or among them, that `Exact(checkpoint_blocks=True)` runs frame by frame.
+        """Modules that `Exact(checkpoint_blocks=True)` runs a frame at a time: of `layers()`, or inside those.
 
-        Optional. Each takes one tensor [B, C, T, H, W] and makes every frame of its output of one frame alone, such as
-        a norm of single pixels, so that it takes the intermediate results of one frame.
+        Optional. Each takes one tensor [B, C, T, H, W] and makes each frame of its output of the same frame alone, as a
+        norm of single pixels does, so that its intermediate results are there for one frame only.
         """
         return []
 
