@@ -1,7 +1,7 @@
 """Train a small video autoencoder of Wan2.1's architecture: python scripts/train_small_vae.py --videos FOLDER --output vae
 
 For looking at gradients through a decoder that has learned something, where no published weights can be had: those of a
-decoder with random weights are not local in time. What it makes is no match for a published one (about 20 dB). A video
+decoder with random weights are not local in time. What it makes in minutes is no match for a published one. A video
 whose name contains `--held-out` is not trained on; the latents of its start are written beside the autoencoder, so that
 
     chopgrad profile --decoder vae --latents vae/latents.safetensors --frames 33 --height 64 --width 96 --skip cost

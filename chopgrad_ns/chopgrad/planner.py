@@ -36,7 +36,16 @@ class Alternative:
 class Plan(Alternative):
     """The fastest strategy within a budget, and all that were weighed, fastest first."""
 
+    shape: Shape
     alternatives: tuple[Alternative, ...]
+
+    def within(self, budget_bytes: int) -> Plan:
+        """The same for another budget, without measuring again.
+
+        Raises:
+            ValueError: where nothing fits, with the smallest budget that would do.
+        """
+        return _fastest(self.shape, self.alternatives, budget_bytes)
 
     def __str__(self) -> str:
         rows = [f"{'  time':>7}  {'memory':>10}  strategy"]
@@ -74,12 +83,16 @@ def plan(decoder: CausalDecoder, shape: Shape, budget_bytes: int, loss_fn: Calla
         raise ValueError(f"shape is {tuple(shape)}, crop {crop}, halo {halo}; latents [B, C, Tz, Hz, Wz] of 1 or more each, "
                          "a crop of 2 or more and a halo of 0 or more are needed")
     measure = _Measure(decoder, shape, loss_fn or _mean_square, side, crop)
-    alternatives = sorted(_alternatives(measure, shape, halo), key=lambda one: one.relative_time)
+    alternatives = tuple(sorted(_alternatives(measure, shape, halo), key=lambda one: one.relative_time))
+    return _fastest(tuple(shape), alternatives, budget_bytes)
+
+
+def _fastest(shape: Shape, alternatives: tuple[Alternative, ...], budget_bytes: int) -> Plan:
     for one in alternatives:
         if one.peak_bytes <= budget_bytes:
-            return Plan(one.strategy, one.peak_bytes, one.relative_time, tuple(alternatives))
+            return Plan(one.strategy, one.peak_bytes, one.relative_time, shape, alternatives)
     least = min(alternatives, key=lambda one: one.peak_bytes)
-    raise ValueError(f"latents of shape {tuple(shape)} need {least.peak_bytes} bytes ({least.peak_bytes / 2**20:.0f} MiB) with "
+    raise ValueError(f"latents of shape {shape} need {least.peak_bytes} bytes ({least.peak_bytes / 2**20:.0f} MiB) with "
                      f"{least.strategy}, which takes least; the budget is {budget_bytes}")
 
 

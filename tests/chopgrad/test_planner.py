@@ -46,26 +46,26 @@ def test_peaks_are_within_15_percent(shape, decoder, plans):
 SMALL = (2, 4, 4, 12, 5)
 
 
-def test_the_fastest_that_fits_is_chosen(decoder, plans):
+def test_the_fastest_that_fits_is_chosen(plans):
     alternatives = plans[SMALL].alternatives
     assert plans[SMALL].strategy == Full() == alternatives[0].strategy
     times = [one.relative_time for one in alternatives]
     assert times == sorted(times) and times[1] == pytest.approx(5 / 4) and alternatives[1].strategy == Exact()
     full, exact = alternatives[:2]
     assert exact.peak_bytes < full.peak_bytes
-    chosen = plan(decoder, SMALL, full.peak_bytes - 1, loss_fn=curved, crop=2, halo=2)
+    chosen = plans[SMALL].within(full.peak_bytes - 1)
     assert (chosen.strategy, chosen.peak_bytes) == (Exact(), exact.peak_bytes)
     assert "→  1.25" in str(chosen) and str(chosen).count("\n") == len(alternatives)
 
 
-def test_tiles_come_last_and_the_smallest_budget_is_named(decoder, plans):
+def test_tiles_come_last_and_the_smallest_budget_is_named(plans):
     alternatives = plans[SMALL].alternatives
     least = min(alternatives, key=lambda one: one.peak_bytes)
     assert isinstance(least.strategy.tiles, SpatialTiles)
     assert all(one.relative_time > other.relative_time for one in alternatives if one.strategy.tiles
                for other in alternatives if not other.strategy.tiles)
     with pytest.raises(ValueError, match=f"need {least.peak_bytes} bytes .* the budget is 1000"):
-        plan(decoder, SMALL, 1000, loss_fn=curved, crop=2, halo=2)
+        plans[SMALL].within(1000)
 
 
 def test_decoders_without_blocks_with_side_tensors_and_nothing_left_behind():
