@@ -113,8 +113,8 @@ class ExactLoss(torch.autograd.Function):
 
     The forward runs without grad, not in inference mode. That would win 0–3 % on the CPU with decoders of toy size,
     where it shows most, and 0.2 % on an H100 with Wan2.1's of full size (nine groups of 480×832: 0.843 s, 0.845 s), and
-    cost a copy of every state, since what is made in it cannot take part in a graph; and
-    the weights that autocast casts in it, and caches, would fail the recomputation.
+    cost a copy of every state, since what is made in it cannot take part in a graph; and the weights that autocast casts
+    in it, and caches, would fail the recomputation.
 
     Nothing is compiled here, since that takes a minute or so: a caller who compiles modules has them compiled in both
     passes. `for norm in decoder.framewise_layers(): norm.compile(dynamic=True)` made the forward 18 % faster on two CPU
