@@ -108,13 +108,13 @@ def decode_from_leaves(clip: ClipLoss, index: int, latents: Tensor, state: State
         side_leaves = [_leaf(side[name]) for name in inputs.names[index]]
         side |= dict(zip(inputs.names[index], side_leaves))
         inner = map_state(lambda t: _leaf(t) if t.is_floating_point() else t.detach(), state)
-        for leaf in floating(inner):
+        leaves = floating(inner)
+        for leaf in leaves:
             leaf.register_hook(_compact)
         before = {j: _leaf(frames) for j, frames in decoded.items()} if clip.context else {}
         with checkpointed_blocks(clip.decoder) if checkpoint_blocks else contextlib.nullcontext():
             frames, after = clip.decode(index, here, inner, side or None)
         value = clip.value(index, frames, clip.context_of(index, before))
-    leaves = [t for t in state_tensors(inner) if t.requires_grad]
     return Group(index, here, side_leaves, leaves, before, frames, after, value)
 
 

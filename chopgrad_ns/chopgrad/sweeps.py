@@ -139,7 +139,7 @@ class ExactLoss(torch.autograd.Function):
         ctx.clip, ctx.strategy, ctx.inputs, ctx.states, ctx.decoded = clip, strategy, inputs, states, decoded
         ctx.autocast = _autocast_settings(latents.device.type)
         ctx.newest = decode_from_leaves(clip, last, latents, state, inputs, _context(ctx, last),
-                                         strategy.checkpoint_blocks)
+                                        strategy.checkpoint_blocks)
         ctx.newest.after = None
         return total + ctx.newest.value.detach()
 
@@ -157,16 +157,17 @@ class ExactLoss(torch.autograd.Function):
         with torch.autocast(**ctx.autocast):
             for index in reversed(range(len(clip.groups))):
                 group, ctx.newest = ctx.newest, None
-                clip.check_unchanged(index)
                 if group is None:
                     group = _decode_again(ctx, latents, index)
+                else:  # the others are looked after when they are decoded again
+                    clip.check_unchanged(index)
                 _half_way(group.state, lambda index=index: states.prefetch(index - 1))
                 stand_for = stand_ins(floating(group.after), v_state) if v_state else []
                 group.after = None
                 outputs = [group.value, *stand_for, group.frames]
                 cotangents = [cotangent.to(group.value.dtype), *map(torch.ones_like, stand_for), v_frames.pop(index, None)]
                 v_latents, v_side, v_parameters, v_state, v_before = backward_of(group, parameters, outputs, cotangents,
-                                                                               retain=False)
+                                                                                 retain=False)
                 gradients.add(index, v_latents, v_side, v_parameters)
                 _merge(v_frames, v_before)
                 # The next group is decoded with this one's memory.
@@ -185,7 +186,7 @@ def _decode_again(ctx, latents: Tensor, index: int) -> Group:
     if index not in ctx.states:
         _recompute_states(ctx.clip, latents, ctx.states, index)
     return decode_from_leaves(ctx.clip, index, latents, ctx.states.take(index), ctx.inputs, _context(ctx, index),
-                               ctx.strategy.checkpoint_blocks)
+                              ctx.strategy.checkpoint_blocks)
 
 
 def _half_way(state: list[Tensor], act: Callable[[], None]) -> None:
@@ -193,10 +194,10 @@ def _half_way(state: list[Tensor], act: Callable[[], None]) -> None:
 
     Those are the ones of highest resolution, at which memory is at its peak.
     """
-    passed = 0
+    passed, whole = 0, sum(tensor.nbytes for tensor in state)
     for tensor in reversed(state):
         passed += tensor.nbytes
-        if 2 * passed >= sum(other.nbytes for other in state):
+        if 2 * passed >= whole:
             tensor.register_hook(lambda _: act())
             return
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from chopgrad_ns.chopgrad.block_checkpoint import layers_of
 from chopgrad_ns.chopgrad.meter import peak_bytes
 from chopgrad_ns.chopgrad.pixel_loss import pixel_loss
-from chopgrad_ns.chopgrad.profile.methods import Method, loss_of, mean_square, method_named
+from chopgrad_ns.chopgrad.profile.methods import METHODS, Method, loss_of, mean_square, method_named
 from chopgrad_ns.chopgrad.profile.subject import Subject
 from chopgrad_ns.chopgrad.strategies import Exact, Truncated
 
 Row = dict
-INEXACT = (*(f"truncated-{distance}" for distance in (0, 1, 2, 4)), "frame-by-frame", "first-3")
+INEXACT = (*(name for name in METHODS if name.startswith("truncated-")), "frame-by-frame", "first-3")
 
 
 class CostMeter:
