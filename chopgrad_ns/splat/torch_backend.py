@@ -104,11 +104,20 @@ class _PerPixel(torch.autograd.Function):
         return gradient.sum(dim=1), None, None, None
 
 
-def composite(means2d: Float[Tensor, "n 2"], conics: Float[Tensor, "n 3"], opacities: Float[Tensor, "n"],
-              colors: Float[Tensor, "n x"], radii: Int[Tensor, "n"], depths: Float[Tensor, "n"], width: int,
-              height: int, absolute: Float[Tensor, "n 2"] | None = None
-              ) -> tuple[Float[Tensor, "h w x"], Float[Tensor, "h w"]]:
-    """Front-to-back compositing of one camera: image and alpha. `absolute` receives gsplat's `absgrad`."""
+def composite(means2d: Float[Tensor, "c n 2"], conics: Float[Tensor, "c n 3"], opacities: Float[Tensor, "c n"],
+              colors: Float[Tensor, "c n x"], radii: Int[Tensor, "c n"], depths: Float[Tensor, "c n"], width: int,
+              height: int, absolute: Float[Tensor, "c n 2"] | None = None
+              ) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"]]:
+    """As the kernel's `Composite`: image and alpha of each camera."""
+    drawn = [_composite_one(*(values[camera] for values in (means2d, conics, opacities, colors, radii, depths)),
+                            width, height, None if absolute is None else absolute[camera])
+             for camera in range(len(means2d))]
+    images, alphas = zip(*drawn)
+    return torch.stack(images), torch.stack(alphas)[..., None]
+
+
+def _composite_one(means2d, conics, opacities, colors, radii, depths, width, height, absolute):
+    """One camera, front to back."""
     visible = torch.nonzero(radii > 0)[:, 0]
     order = visible[torch.argsort(depths[visible].detach(), stable=True)]
     mean, radius = means2d[order].detach(), radii[order].to(means2d)[:, None]
