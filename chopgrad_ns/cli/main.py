@@ -15,6 +15,7 @@ COMMANDS = {
     "reconstruct": "fit a splat to sparse views of a scene",
     "pairs": "make degraded/clean pairs from the training views and from sample worlds",
     "finetune": "fine-tune a video refiner on pairs with pixel losses through its causal decoder",
+    "render": "draw a splat along a trajectory, frame by frame to disk",
     "refine": "render a splat along a trajectory and refine the frames in one step",
     "evaluate": "compare two folders of frames",
     "profile": "measure memory, time and gradient errors of backpropagation through a causal video decoder",

@@ -34,7 +34,7 @@ def run(scene: Annotated[Path, tyro.conf.Positional], splat: Path, output: Path,
 
     model, gaussians = Refiner.from_pretrained(refiner, task="artifact-removal"), Gaussians.load_ply(splat)
     views = open_scene(scene, every, longest_side).training_views()
-    cameras = paths.beside(views.cameras, frames, beside) if beside else paths.through(views.cameras, frames)
+    cameras = paths.beside(views.cameras, frames, beside)
     clip = render_clip(gaussians, cameras, views, count=references)
     refined = model(clip)
     output.mkdir(parents=True, exist_ok=True)

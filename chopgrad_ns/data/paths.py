@@ -32,11 +32,6 @@ def through(cameras: Cameras, frames: int) -> Cameras:
     return _from_world(world, K, cameras)
 
 
-def between(cameras: Cameras) -> Cameras:
-    """The cameras half-way from each to the next on the path through them all; one fewer than `cameras`."""
-    return through(cameras, 2 * len(cameras) - 1)[slice(1, None, 2)]
-
-
 def beside(cameras: Cameras, frames: int, offset: float, look_ahead: float | None = None,
            direction: Direction | None = None) -> Cameras:
     """The path through `cameras` moved aside, turned so that it still sees the same things.

@@ -1,5 +1,8 @@
 """Frames as video files and as folders of pictures."""
 
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -16,17 +19,34 @@ def _bytes(frames: Float[Tensor, "t 3 h w"]) -> np.ndarray:
     return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def write_video(path: Path, frames: Float[Tensor, "t 3 h w"], fps: float) -> None:
-    """Write frames in 0…1 as H.264 that every player knows; odd sizes gain a repeated edge. Atomic."""
-    height, width = frames.shape[-2:]
-    padded = torch.nn.functional.pad(frames, (0, width % 2, 0, height % 2), mode="replicate")
+@contextlib.contextmanager
+def video_writer(path: Path, fps: float) -> Iterator[Callable[[Float[Tensor, "3 h w"]], None]]:
+    """Yield a function that adds a frame in 0…1 to an H.264 file that every player knows.
+
+    Odd sizes gain a repeated edge. The file is there when all is written, not before.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part.mp4")
-    with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
-        for frame in padded:
-            writer.append_data(_bytes(frame[None])[0])
-    temporary.replace(path)
+
+    def add(frame: Float[Tensor, "3 h w"]) -> None:
+        height, width = frame.shape[-2:]
+        padded = torch.nn.functional.pad(frame[None], (0, width % 2, 0, height % 2), mode="replicate")
+        writer.append_data(_bytes(padded)[0])
+
+    try:
+        with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
+            yield add
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_video(path: Path, frames: Float[Tensor, "t 3 h w"], fps: float) -> None:
+    """Write frames in 0…1 with `video_writer`."""
+    with video_writer(path, fps) as add:
+        for frame in frames:
+            add(frame)
 
 
 def side_by_side(*clips: Float[Tensor, "t 3 h w"], gap: int = 4) -> Float[Tensor, "t 3 h w_all"]:
@@ -36,12 +56,23 @@ def side_by_side(*clips: Float[Tensor, "t 3 h w"], gap: int = 4) -> Float[Tensor
     return torch.cat(parts, dim=-1)
 
 
-def write_frames(folder: Path, frames: Float[Tensor, "t 3 h w"]) -> None:
-    """Write `00000.png`, `00001.png`, …"""
+def frame_writer(folder: Path) -> Callable[[Float[Tensor, "3 h w"]], None]:
+    """A function that writes the frames it is given, in 0…1, as `00000.png`, `00001.png`, …"""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(_bytes(frames)):
-        Image.fromarray(picture).save(folder / f"{index:05d}.png")
+    numbers = itertools.count()
+
+    def add(frame: Float[Tensor, "3 h w"]) -> None:
+        Image.fromarray(_bytes(frame[None])[0]).save(folder / f"{next(numbers):05d}.png")
+
+    return add
+
+
+def write_frames(folder: Path, frames: Float[Tensor, "t 3 h w"]) -> None:
+    """Write frames in 0…1 with `frame_writer`."""
+    add = frame_writer(folder)
+    for frame in frames:
+        add(frame)
 
 
 def read_frames(folder: Path) -> tuple[list[str], Float[Tensor, "t 3 h w"]]:

@@ -1,5 +1,6 @@
 """A splat seen along a trajectory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,21 +22,32 @@ class Rendered:
 
 
 @torch.no_grad()
-def render(splat: Gaussians, cameras: Cameras, background: Float[Tensor, "3"] | None = None,
-           backend: Backend = "auto", sh_degree: int | None = None) -> Rendered:
-    """Draw every camera, on black unless told otherwise, with `sh_degree` at most; one by one, to save memory."""
+def render_frames(splat: Gaussians, cameras: Cameras, background: Float[Tensor, "3"] | None = None,
+                  backend: Backend = "auto", sh_degree: int | None = None) -> Iterator[Rendered]:
+    """Draw one camera after the other, each a `Rendered` of one frame; none is kept.
+
+    On black unless told otherwise, with harmonics of `sh_degree` at most.
+    """
     splat = splat.detach()
     scales, opacities = splat.log_scales.exp(), splat.opacity_logits.sigmoid()
     degree = splat.sh_degree if sh_degree is None else min(sh_degree, splat.sh_degree)
     backgrounds = None if background is None else background[None].to(splat.means)
-    rgb, alphas, depth = [], [], []
     for index in range(len(cameras)):
         camera = cameras[index].to(splat.means)
         image, alpha, _ = rasterize(
             splat.means, splat.quats, scales, opacities, splat.sh, camera.camera_from_world, camera.K,
-            cameras.width, cameras.height, sh_degree=degree, packed=False, render_mode="RGB+ED", backgrounds=backgrounds,
-            backend=backend)
-        rgb.append(image[0, ..., :3].clamp(0, 1).permute(2, 0, 1))
-        alphas.append(alpha[0].permute(2, 0, 1))
-        depth.append(image[0, ..., 3:].permute(2, 0, 1))
-    return Rendered(torch.stack(rgb), torch.stack(alphas), torch.stack(depth))
+            cameras.width, cameras.height, sh_degree=degree, packed=False, render_mode="RGB+ED",
+            backgrounds=backgrounds, backend=backend)
+        image = image.permute(0, 3, 1, 2)
+        yield Rendered(image[:, :3].clamp(0, 1), alpha.permute(0, 3, 1, 2), image[:, 3:])
+
+
+def render(splat: Gaussians, cameras: Cameras, background: Float[Tensor, "3"] | None = None,
+           backend: Backend = "auto", sh_degree: int | None = None) -> Rendered:
+    """All frames of `render_frames` in memory."""
+    size = cameras.height, cameras.width
+    whole = Rendered(*(splat.means.new_empty(len(cameras), channels, *size) for channels in (3, 1, 1)))
+    for index, frame in enumerate(render_frames(splat, cameras, background, backend, sh_degree)):
+        for kept, value in ((whole.rgb, frame.rgb), (whole.alpha, frame.alpha), (whole.depth, frame.depth)):
+            kept[index] = value[0]
+    return whole

@@ -37,6 +37,13 @@ def test_reconstruct_writes_a_splat(base):
     assert len(Gaussians.load_ply(base / "splat.ply")) > 200
 
 
+def test_render_writes_as_many_frames_as_asked(base, tmp_path):
+    main(["render", str(base / "scene"), "--splat", str(base / "splat.ply"), "--output", str(tmp_path / "out"),
+          "--frames", "30", "--beside", "0.5", *SMALL])
+    assert len(list((tmp_path / "out" / "frames").glob("*.png"))) == 30
+    assert imageio.immeta(tmp_path / "out" / "render.mp4")["duration"] == pytest.approx(30 / 12, abs=0.1)
+
+
 def test_pairs_are_the_folds_of_the_training_views(base):
     pairs = load_pairs(base / "pairs")
     assert [pair.name for pair in pairs] == ["fold-0", "fold-1", "fold-2"]
@@ -127,7 +134,7 @@ def test_finetune_refuses_before_it_looks_at_pairs(empty_hub, tmp_path, capsys, 
 
 
 def test_refusals(base, tmp_path, capsys):
-    refused(capsys, "render", message="no command 'render'")
+    refused(capsys, "paint", message="no command 'paint'")
     refused(capsys, "sample", "room", base / "scene", message="not empty")
     refused(capsys, "reconstruct", tmp_path / "nowhere", message="no folder")
     refused(capsys, "pairs", "--output", tmp_path / "pairs", "--sample-worlds", "0", message="nothing to make pairs from")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from chopgrad_ns.data.paths import beside, between, focus_distance, through
+from chopgrad_ns.data.paths import beside, focus_distance, through
 from chopgrad_ns.data.references import project
 from chopgrad_ns.splat.cameras import Cameras
 
@@ -60,14 +60,6 @@ def test_long_way_round_is_not_taken():
 def test_one_camera_stays(frames):
     path = through(orbit(3)[1], frames)
     assert len(path) == frames and torch.equal(path.camera_from_world[-1], orbit(3).camera_from_world[1])
-
-
-def test_between_lies_half_way():
-    cameras = orbit(5)
-    middle = between(cameras)
-    assert len(middle) == 4 and rigid(middle)
-    left, right = middle.centers - cameras.centers[:-1], middle.centers - cameras.centers[1:]
-    assert torch.allclose(left.norm(dim=1), right.norm(dim=1), rtol=0.05)
 
 
 def test_focus_of_an_orbit_is_its_middle():

@@ -1,0 +1,39 @@
+"""A splat along a trajectory, frame by frame to disk."""
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from chopgrad_ns.data.video import frame_writer, video_writer
+from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.render import render_frames
+
+
+def render_to_disk(splat: Gaussians, cameras: Cameras, folder: Path, fps: float, depth: bool = False,
+                   progress: Callable[[int, int], None] | None = None) -> None:
+    """Write `frames/00000.png`, …, `render.mp4` and, if asked for, `depth/00000.npy`, … [H, W], float32.
+
+    Depth is expected z in world units, 0 where nothing is. Frames are written as they are drawn and not kept: memory
+    does not grow with their number. The folder appears, in the place of an older one, when all is written.
+    """
+    folder = Path(folder)
+    unfinished = folder.with_name(folder.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        add_frame = frame_writer(unfinished / "frames")
+        add_to_video = stack.enter_context(video_writer(unfinished / "render.mp4", fps))
+        if depth:
+            (unfinished / "depth").mkdir()
+        for index, seen in enumerate(render_frames(splat, cameras)):
+            add_frame(seen.rgb[0])
+            add_to_video(seen.rgb[0])
+            if depth:
+                np.save(unfinished / "depth" / f"{index:05d}.npy", seen.depth[0, 0].cpu().numpy())
+            if progress is not None:
+                progress(index + 1, len(cameras))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.replace(folder)
