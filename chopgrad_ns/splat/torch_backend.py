@@ -1,5 +1,7 @@
 """Rasterisation in plain torch, tile by tile: the fallback without a compiler, the reference in float64."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -142,3 +144,22 @@ def _add_absolute(gradient, a, b, c, dx, dy, absolute, members) -> None:
     dx, dy = dx[:, None], dy[:, :, None]
     slopes = a[:, None] * dx + b[:, None] * dy, b[:, None] * dx + c[:, None] * dy
     absolute.index_add_(0, members, torch.stack([(gradient * s).abs().sum(dim=(1, 2)) for s in slopes], dim=1))
+
+
+@torch.no_grad()
+def clear_pixels(draw: Callable[[], Float[Tensor, "*c h w x"]]) -> Tensor:
+    """Where another rasteriser has to agree with this one, bool [*C, H, W, 1].
+
+    Elsewhere an alpha lies within a ten-thousandth of 1/255, or a transmittance within a thousandth of 1e-4: float32
+    may rightly decide otherwise there. `draw` renders in float64 with this backend; it is called with the thresholds
+    moved up and down, not thread-safely. For tests and benchmarks.
+    """
+    global ALPHA_MIN, TRANSMITTANCE_MIN
+    usual, drawn = (ALPHA_MIN, TRANSMITTANCE_MIN), []
+    try:
+        for sign in (-1, 1):
+            ALPHA_MIN, TRANSMITTANCE_MIN = usual[0] * (1 + 1e-4 * sign), usual[1] * (1 + 1e-3 * sign)
+            drawn.append(draw())
+    finally:
+        ALPHA_MIN, TRANSMITTANCE_MIN = usual
+    return (drawn[0] == drawn[1]).all(dim=-1, keepdim=True)

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from tests.oracles.splat_dense import rasterize_dense
-
 WIDTH, HEIGHT = 52, 39  # neither a multiple of a tile
 NAMES = ["means", "quats", "scales", "opacities", "sh", "viewmats"]
 
@@ -82,16 +80,6 @@ def relative(measured: Tensor, truth: Tensor) -> float:
     """L2 error, relative; 0 where both vanish."""
     error = float((measured.double() - truth.double()).norm())
     return error / float(truth.double().norm()) if error else 0.0
-
-
-def clear_pixels(inputs: list[Tensor], width: int, height: int, degree: int = 3, **options) -> Tensor:
-    """[C, H, W, 1]: where no decision (alpha against 1/255, transmittance against 1e-4) hangs on float32's rounding."""
-    antialiased = options.pop("rasterize_mode", "classic") == "antialiased"
-    means, quats, scales, opacities, sh, views, Ks = (t.detach().double() for t in inputs)
-    with torch.no_grad():
-        masks = [rasterize_dense(means, quats, scales, opacities, sh, view, K, width, height, degree, antialiased,
-                                 **options)[2] for view, K in zip(views, Ks)]
-    return torch.stack(masks)[..., None]
 
 
 def assert_same_picture(measured: Tensor, truth: Tensor, clear: Tensor, scale: float = 1.0) -> None:

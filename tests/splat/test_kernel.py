@@ -9,7 +9,8 @@ from gsplat.strategy import DefaultStrategy
 
 from chopgrad_ns.splat import rasterize
 from chopgrad_ns.splat.cpu import build, compiler
-from tests.splat.scenes import HEIGHT, WIDTH, assert_same_picture, clear_pixels, leaves, relative, scene, weigh
+from chopgrad_ns.splat.torch_backend import clear_pixels
+from tests.splat.scenes import HEIGHT, WIDTH, assert_same_picture, leaves, relative, scene, weigh
 
 
 def everything(seed: int = 0) -> list[torch.Tensor]:
@@ -18,6 +19,12 @@ def everything(seed: int = 0) -> list[torch.Tensor]:
     outputs = rasterize(*inputs, WIDTH, HEIGHT, sh_degree=3, render_mode="RGB+ED", backend="cpu")
     weigh(outputs).backward()
     return [*(output.detach() for output in outputs[:2]), *(t.grad for t in inputs[:-1])]
+
+
+def clear(count: int = 120) -> torch.Tensor:
+    """Pixels of `scene` on which rasterisers must agree."""
+    inputs = [t.double() for t in scene(count=count)]
+    return clear_pixels(lambda: rasterize(*inputs, WIDTH, HEIGHT, sh_degree=3, backend="torch")[0])
 
 
 def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
@@ -137,7 +144,7 @@ def test_builds_for_other_processors_draw_the_same(monkeypatch, tmp_path, extra)
         assert len(list(tmp_path.rglob("*.so"))) == 1
     finally:
         build.load.cache_clear()
-    assert_same_picture(measured[0][..., :3], expected[0][..., :3], clear_pixels(scene(count=2500), WIDTH, HEIGHT))
+    assert_same_picture(measured[0][..., :3], expected[0][..., :3], clear(2500))
     assert all(relative(a, b) <= 1e-3 for a, b in zip(measured[1:], expected[1:]))
 
 
@@ -149,5 +156,5 @@ def test_gsplat_draws_the_same():
         outputs = rasterize(*inputs, WIDTH, HEIGHT, sh_degree=3)
         weigh([output.cpu() for output in outputs[:2]]).backward()
         found.append([outputs[0].detach().cpu(), *(t.grad.cpu() for t in inputs[:5])])
-    assert_same_picture(found[1][0], found[0][0], clear_pixels(scene(), WIDTH, HEIGHT))
+    assert_same_picture(found[1][0], found[0][0], clear())
     assert all(relative(a, b) <= 1e-2 for a, b in zip(found[1][1:], found[0][1:]))
