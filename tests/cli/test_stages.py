@@ -34,7 +34,7 @@ def base(tmp_path_factory):
 
 
 def test_reconstruct_writes_a_splat(base):
-    assert len(Gaussians.load_ply(base / "splat.ply")) > 200
+    assert len(Gaussians.load(base / "splat.ply")) > 200
 
 
 def test_pairs_are_the_folds_of_the_training_views(base):

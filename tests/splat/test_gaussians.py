@@ -24,8 +24,8 @@ def header_and_values(path):
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_ply_round_trip(tmp_path, degree):
     before = splat(degree)
-    before.save_ply(tmp_path / "new" / "splat.ply")
-    after = Gaussians.load_ply(tmp_path / "new" / "splat.ply")
+    before.save(tmp_path / "new" / "splat.ply")
+    after = Gaussians.load(tmp_path / "new" / "splat.ply")
     assert after.sh_degree == degree and len(after) == len(before)
     for name in ("means", "log_scales", "quats", "opacity_logits", "sh"):
         assert torch.equal(getattr(after, name), getattr(before, name))
@@ -34,7 +34,7 @@ def test_ply_round_trip(tmp_path, degree):
 
 def test_ply_layout_is_that_of_3dgs(tmp_path):
     one = splat(degree=1, count=5)
-    one.save_ply(tmp_path / "splat.ply")
+    one.save(tmp_path / "splat.ply")
     names, values = header_and_values(tmp_path / "splat.ply")
     assert names == (["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
                      + [f"f_rest_{i}" for i in range(9)]
@@ -55,7 +55,7 @@ def test_columns_may_come_in_any_order_and_type(tmp_path):
     rows = torch.stack(columns, dim=1).double().tolist()
     path = tmp_path / "splat.ply"
     path.write_bytes(header.encode() + b"".join(struct.pack("<14dB", *row, 7) for row in rows))
-    after = Gaussians.load_ply(path)
+    after = Gaussians.load(path)
     for name in ("means", "log_scales", "quats", "opacity_logits", "sh"):
         torch.testing.assert_close(getattr(after, name), getattr(before, name))
 
@@ -79,16 +79,16 @@ def broken_files(good: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("fault", list(broken_files(b"")))
 def test_bad_plys_are_refused_by_name(tmp_path, fault):
-    splat(degree=1, count=5).save_ply(tmp_path / "good.ply")
+    splat(degree=1, count=5).save(tmp_path / "good.ply")
     path = tmp_path / "bad.ply"
     path.write_bytes(broken_files((tmp_path / "good.ply").read_bytes())[fault])
     with pytest.raises(UserError, match="bad.ply"):
-        Gaussians.load_ply(path)
+        Gaussians.load(path)
 
 
 def test_missing_ply_is_refused(tmp_path):
     with pytest.raises(UserError, match="none.ply"):
-        Gaussians.load_ply(tmp_path / "none.ply")
+        Gaussians.load(tmp_path / "none.ply")
 
 
 def test_points_become_faint_round_gaussians():
