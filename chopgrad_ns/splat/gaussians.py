@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -147,7 +147,7 @@ class Gaussians:
         bands = (degree + 1) ** 2
         kept = self.sh[:, :bands]
         missing = kept.new_zeros(len(self), bands - kept.shape[1], 3)
-        return Gaussians(self.means, self.log_scales, self.quats, self.opacity_logits, torch.cat([kept, missing], dim=1))
+        return replace(self, sh=torch.cat([kept, missing], dim=1))
 
     @staticmethod
     def merged(parts: list[Gaussians]) -> Gaussians:

@@ -36,8 +36,8 @@ _one_at_a_time = threading.Lock()
 
 
 @contextmanager
-def _kernels(task: str) -> Iterator:
-    """gsply, for one thread at a time; what it raises becomes a UserError that says `task` failed.
+def _kernels(path: Path) -> Iterator:
+    """gsply, for one thread at a time; what it raises becomes a UserError that names `path`.
 
     numba's parallel kernels abort the process where two threads start them at once.
     """
@@ -48,7 +48,7 @@ def _kernels(task: str) -> Iterator:
         try:
             yield gsply
         except Exception as error:  # a stranger's file may provoke anything
-            raise UserError(f"{task} failed ({error}); use another format.") from error
+            raise UserError(f"{path} cannot be converted ({error}); export it again or in another format.") from error
 
 
 def decode_ply(elements: dict[str, Table], path: Path) -> Gaussians:
@@ -75,14 +75,14 @@ def decode_ply(elements: dict[str, Table], path: Path) -> Gaussians:
         header += [f"element sh {count}", *(f"property uchar {name}" for name in columns)]
         body.append(np.stack([sh[name] for name in columns], axis=1))
     content = ("\n".join(header) + "\nend_header\n").encode() + b"".join(part.tobytes() for part in body)
-    with _kernels(f"Reading {path}") as gsply:
+    with _kernels(path) as gsply:
         return _gaussians(gsply.decompress_from_bytes(content))
 
 
 def encode_ply(splat: Gaussians, path: Path) -> bytes:
     """A compressed PLY. Raises UserError, which names `path`, where numbers are not finite."""
     arrays = _arrays(splat, path)
-    with _kernels(f"Writing {path}") as gsply:
+    with _kernels(path) as gsply:
         return gsply.compress_to_bytes(*arrays)
 
 
@@ -93,9 +93,10 @@ def decode_spz(content: bytes, path: Path) -> Gaussians:
     try:
         (_check_streams if content.startswith(b"NGSP") else _check_gzip)(content)
     except (ValueError, struct.error, zlib.error, zstandard.ZstdError) as error:
-        raise UserError(f"{path} is not a sound SPZ ({error}); export the splat again, as SPZ 2, 3 or 4.") from error
+        fault = "it is cut short" if isinstance(error, struct.error) else error
+        raise UserError(f"{path} is not a sound SPZ ({fault}); export the splat again, as SPZ 2, 3 or 4.") from error
     # gsply reads files only; a copy is what was checked, whatever happens to the original meanwhile.
-    with tempfile.TemporaryDirectory() as folder, _kernels(f"Reading {path}") as gsply:
+    with tempfile.TemporaryDirectory() as folder, _kernels(path) as gsply:
         copy = Path(folder) / "splat.spz"
         copy.write_bytes(content)
         data = gsply.read_spz(copy)
@@ -112,8 +113,8 @@ def encode_spz(splat: Gaussians, path: Path) -> bytes:
     # 12 bits after the point, as is usual, which leaves ±2048; fewer where something lies farther out
     bits = min(12, math.floor(math.log2((2**23 - 1) / max(reach, 1))))
     if bits < 1:
-        raise UserError(f"{path} cannot hold a coordinate of {reach:.3g}; crop or scale the splat, or save it as a PLY.")
-    with tempfile.TemporaryDirectory() as folder, _kernels(f"Writing {path}") as gsply:
+        raise UserError(f"{path} cannot hold a coordinate of {reach:.3g}; crop or scale the splat, or save a PLY.")
+    with tempfile.TemporaryDirectory() as folder, _kernels(path) as gsply:
         file = Path(folder) / "splat.spz"
         gsply.write_spz(file, gsply.GSData.from_arrays(*arrays, format="ply"), version=3, fractional_bits=bits)
         return file.read_bytes()
@@ -127,10 +128,10 @@ def _half_turn() -> torch.Tensor:
 def _check_gzip(content: bytes) -> None:
     """Refuse a stream that does not unpack to what its header announces, without ever holding more than 1 MiB of it."""
     stream = zlib.decompressobj(wbits=31)
-    magic, version, count, degree = struct.unpack("<4sIIB3x", stream.decompress(content, 16))
+    magic, version, count, degree, fraction = struct.unpack("<4sIIBB2x", stream.decompress(content, 16))
     if magic != b"NGSP" or version not in (2, 3):
         raise ValueError("its header is of another format or version")
-    expected, size = 16 + sum(_section_sizes(version, count, degree)), 16
+    expected, size = 16 + sum(_section_sizes(version, count, degree, fraction)), 16
     while not stream.eof and size <= expected + _TRAILER:
         unpacked = stream.decompress(stream.unconsumed_tail, 1 << 20)
         if not unpacked and not stream.eof:
@@ -144,10 +145,10 @@ def _check_streams(content: bytes) -> None:
     """Refuse zstd streams that announce another size than the header's number of Gaussians makes."""
     import zstandard
 
-    _, version, count, degree, streams, table = struct.unpack_from("<4sIIB2xBI", content)
+    _, version, count, degree, fraction, streams, table = struct.unpack_from("<4sIIBBxBI", content)
     if version != 4:
         raise ValueError("its header is of another version")
-    sizes = [size for size in _section_sizes(version, count, degree) if size]
+    sizes = [size for size in _section_sizes(version, count, degree, fraction) if size]
     start = table + 16 * streams
     for index, size in enumerate(sizes):
         packed_size, _ = struct.unpack_from("<QQ", content, table + 16 * index)
@@ -157,10 +158,11 @@ def _check_streams(content: bytes) -> None:
         start += packed_size
 
 
-def _section_sizes(version: int, count: int, degree: int) -> list[int]:
-    """Bytes of positions, opacities, colours, scales, rotations and harmonics."""
-    if count > MAX_SPZ_GAUSSIANS or degree > 3:
-        raise ValueError(f"{count} Gaussians of degree {degree}, where {MAX_SPZ_GAUSSIANS} of degree 3 are the most")
+def _section_sizes(version: int, count: int, degree: int, fraction: int) -> list[int]:
+    """Bytes of positions, opacities, colours, scales, rotations and harmonics; ValueError for a header out of range."""
+    if count > MAX_SPZ_GAUSSIANS or degree > 3 or not 1 <= fraction <= 24:
+        raise ValueError(f"it announces {count} Gaussians of degree {degree} with {fraction} fractional bits; "
+                         f"{MAX_SPZ_GAUSSIANS}, degree 3 and 24 bits are the most")
     return [9 * count, count, 3 * count, 3 * count, (3 if version == 2 else 4) * count,
             3 * ((degree + 1) ** 2 - 1) * count]
 

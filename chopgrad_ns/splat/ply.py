@@ -27,7 +27,7 @@ def split_header(content: bytes) -> tuple[list[str], int]:
 
 
 def read_elements(content: bytes, path: Path) -> dict[str, Table]:
-    """Tables of a PLY, ASCII or binary, by element. Raises UserError, which names `path`, for lists and broken files."""
+    """Tables of a PLY, ASCII or binary, by element. Raises UserError, naming `path`, for lists and broken files."""
     lines, start = split_header(content)
     order = next((_BYTE_ORDERS[line] for line in lines if line in _BYTE_ORDERS), None)
     if order is None:
@@ -38,7 +38,7 @@ def read_elements(content: bytes, path: Path) -> dict[str, Table]:
         raise UserError(f"The header of {path} makes no sense for a splat; export it as a 3DGS PLY.") from error
     try:
         return _ascii_tables(content[start:], layouts) if order == "=" else _binary_tables(content, start, layouts)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{path} is cut short or damaged: it does not hold what its header announces; export the splat "
                         "again.") from error
 
@@ -93,8 +93,8 @@ def decode(elements: dict[str, Table], path: Path) -> Gaussians:
     missing = [name for name in _attributes(bands) if name not in names and name not in ("nx", "ny", "nz")]
     if missing or rest not in (0, 9, 24, 45):
         fault = f"no {', '.join(missing[:3])}" if missing else f"{rest} f_rest attributes"
-        raise UserError(f"{path} is a PLY but not a splat ({fault}); give a PLY with 3DGS attributes, such as ns-export "
-                        "gaussian-splat writes.")
+        raise UserError(f"{path} is a PLY but not a splat ({fault}); give a PLY with 3DGS attributes, such as "
+                        "ns-export gaussian-splat writes.")
 
     def columns(*names: str) -> Tensor:
         return torch.from_numpy(np.stack([table[name].astype(np.float32) for name in names], axis=1))
