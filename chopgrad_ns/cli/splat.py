@@ -49,7 +49,7 @@ def run(splats: Annotated[Tuple[Path, ...], tyro.conf.Positional], output: Optio
         made = made.transformed(matrix)
     if crop is not None:
         whole, made = made, made.cropped(crop[:3], crop[3:])
-        if len(whole) and not len(made):
+        if not len(made) and whole.means.isfinite().all(dim=1).any():
             raise UserError(f"Nothing lies in the box of --crop; most of the splat is in {_box(whole, 0.98)}.")
     if sh_degree is not None:
         made = made.with_sh_degree(min(sh_degree, made.sh_degree))
@@ -62,8 +62,8 @@ def _check(scale: float, numbers: Tuple[float, ...], crop: Optional[Tuple[float,
 
     from chopgrad_ns.errors import UserError
 
-    if not 0 < scale < math.inf:
-        raise UserError(f"--scale is {scale}; give a number above 0.")
+    if not 1e-9 <= scale <= 1e9:
+        raise UserError(f"--scale is {scale}; give a number from 1e-9 to 1e9.")
     if not all(map(math.isfinite, numbers)):
         raise UserError("--rotate and --translate take finite numbers; give three for each.")
     if crop is not None and not all(low <= high for low, high in zip(crop[:3], crop[3:])):
