@@ -3,6 +3,8 @@
 The kernels run without bounds checks, so that whatever comes from a file is checked here before they see it.
 """
 
+import gzip
+import io
 import math
 import struct
 import tempfile
@@ -54,33 +56,46 @@ def _kernels(path: Path) -> Iterator:
 def decode_ply(elements: dict[str, Table], path: Path) -> Gaussians:
     """The splat in the tables of a compressed PLY. Raises UserError, which names `path`, where they do not fit."""
     chunks, vertices, sh = (elements.get(name) for name in ("chunk", "vertex", "sh"))
-    words = vertices is not None and all(vertices.dtype.fields.get(name, "?")[0] == np.uint32 for name in _PACKED)
     rest = 0 if sh is None else len(sh.dtype.names)
     columns = [f"f_rest_{i}" for i in range(rest)]
     bounds = _BOUNDS if "min_r" in chunks.dtype.names else _BOUNDS[:12]  # colours were not chunked at first
-    if not words or set(bounds) - set(chunks.dtype.names) or rest not in (0, 9, 24, 45) or \
-            (rest and (set(columns) - set(sh.dtype.names) or any(sh.dtype[name] != np.uint8 for name in columns))):
+    if not (_holds(chunks, bounds, np.float32) and _holds(vertices, _PACKED, np.uint32) and rest in (0, 9, 24, 45)
+            and (not rest or _holds(sh, columns, np.uint8))):
         raise UserError(f"{path} has chunks but not the attributes of a compressed PLY; export it with SuperSplat.")
     count = len(vertices)
     if len(chunks) != -(-count // CHUNK) or (rest and len(sh) != count):
         raise UserError(f"{path} holds {len(chunks)} chunks and {len(sh) if rest else 0} rows of harmonics for {count} "
                         f"Gaussians, where {-(-count // CHUNK)} chunks were expected; export it again.")
+    if not count:
+        return Gaussians(*(torch.zeros(0, *shape) for shape in ((3,), (3,), (4,), (), (1 + rest // 3, 3))))
     limits = np.repeat(np.float32([[0] * 15 + [1] * 3]), len(chunks), axis=0)  # of colours, where there are none
     limits[:, :len(bounds)] = np.stack([chunks[name] for name in bounds], axis=1)
     body = [limits, np.stack([vertices[name] for name in _PACKED], axis=1).astype("<u4")]
-    header = ["ply", "format binary_little_endian 1.0", f"element chunk {len(chunks)}",
-              *(f"property float {name}" for name in _BOUNDS), f"element vertex {count}",
-              *(f"property uint {name}" for name in _PACKED)]
     if rest:
-        header += [f"element sh {count}", *(f"property uchar {name}" for name in columns)]
         body.append(np.stack([sh[name] for name in columns], axis=1))
-    content = ("\n".join(header) + "\nend_header\n").encode() + b"".join(part.tobytes() for part in body)
+    content = _ply_header(count, rest) + b"".join(part.tobytes() for part in body)
     with _kernels(path) as gsply:
         return _gaussians(gsply.decompress_from_bytes(content))
 
 
+def _ply_header(count: int, rest: int) -> bytes:
+    """Header of a compressed PLY of `count` Gaussians with `rest` numbers for harmonics above degree 0."""
+    lines = ["ply", "format binary_little_endian 1.0", f"element chunk {-(-count // CHUNK)}",
+             *(f"property float {name}" for name in _BOUNDS), f"element vertex {count}",
+             *(f"property uint {name}" for name in _PACKED)]
+    if rest:
+        lines += [f"element sh {count}", *(f"property uchar f_rest_{i}" for i in range(rest))]
+    return ("\n".join(lines) + "\nend_header\n").encode()
+
+
+def _holds(table: Table | None, names: list[str], kind: type) -> bool:
+    return table is not None and all(name in table.dtype.names and table.dtype[name] == kind for name in names)
+
+
 def encode_ply(splat: Gaussians, path: Path) -> bytes:
     """A compressed PLY. Raises UserError, which names `path`, where numbers are not finite."""
+    if not len(splat):
+        return _ply_header(0, 3 * (splat.sh.shape[1] - 1))
     arrays = _arrays(splat, path)
     with _kernels(path) as gsply:
         return gsply.compress_to_bytes(*arrays)
@@ -92,8 +107,8 @@ def decode_spz(content: bytes, path: Path) -> Gaussians:
 
     try:
         (_check_streams if content.startswith(b"NGSP") else _check_gzip)(content)
-    except (ValueError, struct.error, zlib.error, zstandard.ZstdError) as error:
-        fault = "it is cut short" if isinstance(error, struct.error) else error
+    except (ValueError, OSError, EOFError, struct.error, zlib.error, zstandard.ZstdError) as error:
+        fault = "it is cut short" if isinstance(error, (struct.error, EOFError)) else error
         raise UserError(f"{path} is not a sound SPZ ({fault}); export the splat again, as SPZ 2, 3 or 4.") from error
     # gsply reads files only; a copy is what was checked, whatever happens to the original meanwhile.
     with tempfile.TemporaryDirectory() as folder, _kernels(path) as gsply:
@@ -127,17 +142,14 @@ def _half_turn() -> torch.Tensor:
 
 def _check_gzip(content: bytes) -> None:
     """Refuse a stream that does not unpack to what its header announces, without ever holding more than 1 MiB of it."""
-    stream = zlib.decompressobj(wbits=31)
-    magic, version, count, degree, fraction = struct.unpack("<4sIIBB2x", stream.decompress(content, 16))
+    stream = gzip.GzipFile(fileobj=io.BytesIO(content))
+    magic, version, count, degree, fraction = struct.unpack("<4sIIBB2x", stream.read(16))
     if magic != b"NGSP" or version not in (2, 3):
         raise ValueError("its header is of another format or version")
     expected, size = 16 + sum(_section_sizes(version, count, degree, fraction)), 16
-    while not stream.eof and size <= expected + _TRAILER:
-        unpacked = stream.decompress(stream.unconsumed_tail, 1 << 20)
-        if not unpacked and not stream.eof:
-            raise ValueError("it is cut short")
+    while size <= expected + _TRAILER and (unpacked := stream.read(1 << 20)):
         size += len(unpacked)
-    if not expected <= size <= expected + _TRAILER or stream.unused_data:
+    if not expected <= size <= expected + _TRAILER:
         raise ValueError(f"its size does not fit the {count} Gaussians that were announced")
 
 

@@ -15,9 +15,9 @@ FIELDS = ("means", "log_scales", "quats", "opacity_logits", "sh")
 
 @pytest.fixture
 def two(tmp_path):
-    """Splats of 120 Gaussians of degree 2 and 50 of degree 1 in two formats."""
+    """Splats of 400 Gaussians of degree 2 and 50 of degree 1 in two formats."""
     first, second = tmp_path / "first.ply", tmp_path / "second.spz"
-    splat(2).save(first)
+    splat(2, count=400).save(first)
     splat(1, count=50).save(second)
     return first, second
 
@@ -30,11 +30,12 @@ def test_tells_what_the_files_hold(two, capsys):
     splat_command(*two)
     first, second = capsys.readouterr().out.split(str(two[1]))
     words = {line.split("  ")[1]: line[22:] for line in first.splitlines()[1:]}
-    assert words["format"] == "3DGS PLY" and words["Gaussians"] == "120" and words["SH degree"] == "2"
-    low, high = splat(2).bounding_box().tolist()
+    assert words["format"] == "3DGS PLY" and words["Gaussians"] == "400" and words["SH degree"] == "2"
+    low, high = splat(2, count=400).bounding_box().tolist()
     assert all(f"{value:.4g}" in words["box of the means"] for value in (*low, *high))
-    shares = splat(2).opacity_logits.sigmoid().quantile(torch.tensor([0.05, 0.5, 0.95]), interpolation="lower").tolist()
-    assert words["opacity"] == "5 % {:.3g}, median {:.3g}, 95 % {:.3g}".format(*shares)
+    opacities, shares = splat(2, count=400).opacity_logits.sigmoid(), torch.tensor([0.05, 0.5, 0.95])
+    quantiles = opacities.quantile(shares, interpolation="lower").tolist()
+    assert words["opacity"] == "5 % {:.3g}, median {:.3g}, 95 % {:.3g}".format(*quantiles)
     assert "SPZ" in second and "not finite" not in first
 
 
@@ -53,7 +54,7 @@ def test_an_empty_splat_and_broken_gaussians_are_told_of(tmp_path, capsys):
 def test_merges_into_any_format(two, tmp_path, capsys, name, kind):
     splat_command(*two, "--output", tmp_path / name)
     made = Gaussians.load(tmp_path / name)
-    assert len(made) == 170 and made.sh_degree == 2
+    assert len(made) == 450 and made.sh_degree == 2
     assert f"{tmp_path / name}\n  format              {kind}" in capsys.readouterr().out
     whole = Gaussians.merged([Gaussians.load(path) for path in two])
     torch.testing.assert_close(made.means, whole.means, atol=0.01, rtol=0)
@@ -62,12 +63,13 @@ def test_merges_into_any_format(two, tmp_path, capsys, name, kind):
 
 
 def test_scales_then_turns_about_x_y_z_then_moves(two, tmp_path):
-    splat_command(two[0], "--output", tmp_path / "new.ply", "--scale", 2, "--rotate", 90, 0, 90, "--translate", 0, -1, 5)
-    made, x, y, z = Gaussians.load(tmp_path / "new.ply"), *splat(2).means.T
+    moves = ["--scale", 2, "--rotate", 90, 0, 90, "--translate", 0, -1, 5]
+    splat_command(two[0], "--output", tmp_path / "new.ply", *moves)
+    made, x, y, z = Gaussians.load(tmp_path / "new.ply"), *splat(2, count=400).means.T
     # x: (x, y, z) becomes (x, −z, y); then z: (x, y, z) becomes (−y, x, z)
     torch.testing.assert_close(made.means, 2 * torch.stack([z, x, y], dim=1) + torch.tensor([0.0, -1, 5]))
-    torch.testing.assert_close(made.log_scales, splat(2).log_scales + math.log(2))
-    assert not torch.allclose(made.sh[:, 1:], splat(2).sh[:, 1:], atol=0.1)
+    torch.testing.assert_close(made.log_scales, splat(2, count=400).log_scales + math.log(2))
+    assert not torch.allclose(made.sh[:, 1:], splat(2, count=400).sh[:, 1:], atol=0.1)
     splat_command(two[0], "--output", tmp_path / "y.ply", "--rotate", 0, 90, 0)
     torch.testing.assert_close(Gaussians.load(tmp_path / "y.ply").means, torch.stack([z, y, -x], dim=1))
 
@@ -75,9 +77,9 @@ def test_scales_then_turns_about_x_y_z_then_moves(two, tmp_path):
 def test_crops_what_was_moved_and_lowers_the_degree(two, tmp_path):
     splat_command(two[0], "--output", tmp_path / "new.ply", "--translate", 10, 0, 0, "--crop", 9, -1, -9, 11, 1, 9,
                   "--sh-degree", 1)
-    made, before = Gaussians.load(tmp_path / "new.ply"), splat(2)
+    made, before = Gaussians.load(tmp_path / "new.ply"), splat(2, count=400)
     inside = (before.means[:, 0].abs() < 1) & (before.means[:, 1].abs() < 1)
-    assert 10 < len(made) == inside.sum() < 100 and made.sh_degree == 1
+    assert 10 < len(made) == inside.sum() < 390 and made.sh_degree == 1
     torch.testing.assert_close(made.opacity_logits, before.opacity_logits[inside])
     splat_command(tmp_path / "new.ply", "--output", tmp_path / "new.ply", "--sh-degree", 3)
     assert Gaussians.load(tmp_path / "new.ply").sh_degree == 1
