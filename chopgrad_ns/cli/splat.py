@@ -9,11 +9,12 @@ from typing import Annotated, Optional, Tuple
 import tyro
 
 Three = Tuple[float, float, float]
+Six = Tuple[float, float, float, float, float, float]
 
 
 def run(splats: Annotated[Tuple[Path, ...], tyro.conf.Positional], output: Optional[Path] = None, scale: float = 1.0,
         rotate: Three = (0.0, 0.0, 0.0), translate: Three = (0.0, 0.0, 0.0),
-        crop: Optional[Tuple[float, float, float, float, float, float]] = None, sh_degree: Optional[int] = None) -> None:
+        crop: Optional[Six] = None, sh_degree: Optional[int] = None) -> None:
     """Describe splats, and with --output write them as one.
 
     Args:
@@ -57,7 +58,8 @@ def run(splats: Annotated[Tuple[Path, ...], tyro.conf.Positional], output: Optio
     print(f"{output}\n{_description(made, format_to_write(output))}")
 
 
-def _check(scale: float, numbers: Tuple[float, ...], crop: Optional[Tuple[float, ...]], sh_degree: Optional[int]) -> None:
+def _check(scale: float, numbers: Tuple[float, ...], crop: Optional[Six], sh_degree: Optional[int]) -> None:
+    """Refuse what could only fail later."""
     import math
 
     from chopgrad_ns.errors import UserError

@@ -68,7 +68,7 @@ def decode_ply(elements: dict[str, Table], path: Path) -> Gaussians:
                         f"Gaussians, where {-(-count // CHUNK)} chunks were expected; export it again.")
     if not count:
         return Gaussians(*(torch.zeros(0, *shape) for shape in ((3,), (3,), (4,), (), (1 + rest // 3, 3))))
-    limits = np.repeat(np.float32([[0] * 15 + [1] * 3]), len(chunks), axis=0)  # of colours, where there are none
+    limits = np.repeat(np.float32([[0] * 15 + [1] * 3]), len(chunks), axis=0)  # colours without bounds: 0…1
     limits[:, :len(bounds)] = np.stack([chunks[name] for name in bounds], axis=1)
     body = [limits, np.stack([vertices[name] for name in _PACKED], axis=1).astype("<u4")]
     if rest:
@@ -89,6 +89,7 @@ def _ply_header(count: int, rest: int) -> bytes:
 
 
 def _holds(table: Table | None, names: list[str], kind: type) -> bool:
+    """Whether a table has all these columns, of one type."""
     return table is not None and all(name in table.dtype.names and table.dtype[name] == kind for name in names)
 
 
