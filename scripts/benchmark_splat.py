@@ -49,7 +49,7 @@ def time_backend(inputs: list[torch.Tensor], width: int, height: int, backend: s
         for tensor in inputs[:5]:
             tensor.grad = None
         start = time.perf_counter()
-        image, _, _ = rasterize(*inputs, width, height, sh_degree=3, backend=backend)
+        image, _, _ = rasterize(*inputs, width, height, sh_degree=3, packed=False, backend=backend)
         middle = time.perf_counter()
         image.square().sum().backward()
         forward.append(middle - start)

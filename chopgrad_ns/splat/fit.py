@@ -117,7 +117,8 @@ def _loss(params, image, camera, step, settings, generator):
     drawn, _, meta = rasterize(
         params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid(),
         torch.cat([params["sh0"], params["shN"]], dim=1), camera.camera_from_world, camera.K, camera.width,
-        camera.height, sh_degree=degree, backgrounds=background, absgrad=True)
+        camera.height, sh_degree=degree, packed=False, backgrounds=background,
+        absgrad=True)
     shown, truth = drawn.permute(0, 3, 1, 2), image[None]
     similarity = ssim(shown, truth, data_range=1.0, win_size=_window(image))
     loss = (1 - settings.ssim_weight) * (shown - truth).abs().mean() + settings.ssim_weight * (1 - similarity)

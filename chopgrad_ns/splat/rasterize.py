@@ -13,6 +13,7 @@ from torch import Tensor
 from chopgrad_ns.splat import torch_backend
 from chopgrad_ns.splat.cpu import functions
 from chopgrad_ns.splat.cpu.build import load
+from chopgrad_ns.splat.torch_backend import TILE
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 Backend = Literal["auto", "gsplat", "cpu", "torch"]
@@ -30,40 +31,43 @@ def choose_backend(means: Tensor, backend: Backend = "auto") -> str:
 def rasterize(
     means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Float[Tensor, "n 3"],
     opacities: Float[Tensor, "n"], colors: Tensor, viewmats: Float[Tensor, "c 4 4"],
-    Ks: Float[Tensor, "c 3 3"], width: int, height: int, *, near_plane: float = 0.01, far_plane: float = 1e10,
-    radius_clip: float = 0.0, eps2d: float = 0.3, sh_degree: int | None = None, packed: bool = False,
-    tile_size: int = 16,
-    backgrounds: Float[Tensor, "c x"] | None = None, render_mode: RenderMode = "RGB",
+    Ks: Float[Tensor, "c 3 3"], width: int, height: int, near_plane: float = 0.01, far_plane: float = 1e10,
+    radius_clip: float = 0.0, eps2d: float = 0.3, sh_degree: int | None = None, packed: bool = True,
+    tile_size: int = TILE, backgrounds: Float[Tensor, "c x"] | None = None, render_mode: RenderMode = "RGB",
     sparse_grad: bool = False, absgrad: bool = False,
-    rasterize_mode: Literal["classic", "antialiased"] = "classic", backend: Backend = "auto",
+    rasterize_mode: Literal["classic", "antialiased"] = "classic", *, backend: Backend = "auto",
 ) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict]:
-    """Draw N Gaussians into C cameras; signature and results are those of `gsplat.rasterization`.
+    """Draw N Gaussians into C cameras; signature, defaults and results are those of `gsplat.rasterization`.
+
+    Gradients reach means, quats, scales, opacities, colors, viewmats and backgrounds.
 
     Args:
         quats: wxyz, any length.
-        scales: standard deviations, not their logarithms.
+        scales: standard deviations in world units, not their logarithms.
         opacities: 0…1.
         colors: [N, X] or [C, N, X], or with `sh_degree` (0…3) spherical harmonics [N, K, 3] or [C, N, K, 3].
         viewmats: camera_from_world, OpenCV axes.
-        packed, sparse_grad, tile_size: passed to gsplat; the CPU backends compute densely on tiles of 16, with
-            the same results.
+        near_plane, far_plane: depths between which Gaussians are drawn, world units.
+        radius_clip: Gaussians of at most this radius, in pixels, are left out.
+        eps2d: blur added to the variance in the picture, square pixels.
+        packed: whether `meta` lists only what is drawn; the picture is the same.
+        backgrounds: behind the colours of each camera; nothing is behind the depth.
+        rasterize_mode: "antialiased" weakens Gaussians by what the blur adds to their area.
+        tile_size, sparse_grad: gsplat only; the CPU works on tiles of 16 and gives dense gradients.
 
     Returns:
         image (colour, then depth, as `render_mode` says; "D" is Σ weight·depth, "ED" that divided by alpha),
-        alpha, and `meta`: `means2d` [C, N, 2] (on which `retain_grad` works, with `.absgrad` after a backward
-        pass if asked for), `radii` [C, N] (0 where not drawn), `depths`, `conics`, `opacities`, `width`,
-        `height`, `n_cameras`, `gaussian_ids`, `camera_ids`.
+        alpha, and `meta`: `means2d` [C, N, 2] in pixels (on which `retain_grad` works, with `.absgrad` after a
+        backward pass if asked for), `radii` [C, N] in pixels (0 where not drawn), `depths` [C, N], `conics`
+        [C, N, 3], `opacities` [C, N], `camera_ids` and `gaussian_ids` (None), `width`, `height`, `n_cameras`,
+        `tile_size`, `tile_width`, `tile_height`. If `packed`, the arrays hold the M drawn pairs of a camera and a
+        Gaussian instead ([M, 2], [M], …), and the two ids say which they are. gsplat's lists of tiles are absent.
 
     Raises:
-        ValueError: for an unknown mode or backend, or an SH degree above 3 or above what `colors` holds.
+        ValueError: for an unknown mode or backend, shapes that do not fit, an SH degree above 3 or above what
+            `colors` holds, or an option that the backend lacks.
     """
-    if render_mode not in ("RGB", "D", "ED", "RGB+D", "RGB+ED"):
-        raise ValueError(f"render_mode {render_mode!r} is not one of RGB, D, ED, RGB+D, RGB+ED")
-    if sh_degree is not None and not 0 <= sh_degree <= 3:
-        raise ValueError(f"sh_degree {sh_degree} is not one of 0, 1, 2, 3")
-    if sh_degree is not None and (sh_degree + 1) ** 2 > colors.shape[-2]:
-        needed = (sh_degree + 1) ** 2
-        raise ValueError(f"sh_degree {sh_degree} needs {needed} coefficients, not {colors.shape[-2]}")
+    _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree, render_mode)
     chosen = choose_backend(means, backend)
     if chosen == "gsplat":
         return _with_gsplat(
@@ -73,6 +77,8 @@ def rasterize(
             absgrad=absgrad, rasterize_mode=rasterize_mode)
     if chosen not in ("cpu", "torch"):
         raise ValueError(f"backend {backend!r} is not one of auto, gsplat, cpu, torch")
+    if sparse_grad or tile_size != TILE:
+        raise ValueError(f"backend {chosen} has no sparse_grad, and tiles of {TILE} pixels only")
     sh = None if sh_degree is None else colors
     settings = (width, height, near_plane, far_plane, radius_clip, eps2d, sh_degree or 0)
     radii, means2d, depths, conics, comps, shaded = _project(
@@ -82,27 +88,53 @@ def rasterize(
     opacity = opacities.expand(len(viewmats), -1)
     if rasterize_mode == "antialiased":
         opacity = opacity * comps
+    arrays = {"means2d": means2d, "radii": radii, "depths": depths, "conics": conics, "opacities": opacity}
+    meta = {**arrays, "camera_ids": None, "gaussian_ids": None, "width": width, "height": height,
+            "n_cameras": len(viewmats), "tile_size": TILE, "tile_width": -(-width // TILE),
+            "tile_height": -(-height // TILE)}
+    if packed:
+        drawn = torch.nonzero(radii, as_tuple=True)
+        meta |= {name: values[drawn] for name, values in arrays.items()}
+        meta["camera_ids"], meta["gaussian_ids"] = drawn
+        # What the user sees stands between projection and compositing, so that it receives a gradient.
+        means2d = torch.zeros_like(means2d).index_put(drawn, meta["means2d"])
+    absolute = _absolute_gradient(means2d, meta) if absgrad and means2d.requires_grad else None
+    composite = functions.Composite.apply if chosen == "cpu" else torch_backend.composite
     features = _features(shaded, depths, render_mode)
-    drawn, alphas = [], []
-    for camera in range(len(viewmats)):
-        inputs = tuple(values[camera] for values in (means2d, conics, opacity, features, radii, depths))
-        if chosen == "cpu":
-            holder = (means2d, camera) if absgrad else None
-            image, transmittance = functions.Composite.apply(*inputs, width, height, holder)
-            alpha = 1 - transmittance
-        else:
-            if absgrad and camera == 0:
-                means2d.absgrad = torch.zeros_like(means2d)
-            absolute = means2d.absgrad[camera] if absgrad else None
-            image, alpha = torch_backend.composite(*inputs, width, height, absolute)
-        drawn.append(image)
-        alphas.append(alpha)
-    image, alpha = torch.stack(drawn), torch.stack(alphas)[..., None]
-    image = _finish(image, alpha, backgrounds, render_mode)
-    meta = {"means2d": means2d, "radii": radii, "depths": depths, "conics": conics, "opacities": opacity,
-            "width": width, "height": height, "n_cameras": len(viewmats), "gaussian_ids": None,
-            "camera_ids": None, "tile_size": 16}
-    return image, alpha, meta
+    image, alpha = composite(means2d, conics, opacity, features, radii, depths, width, height, absolute)
+    return _finish(image, alpha, backgrounds, render_mode), alpha, meta
+
+
+def _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree: int | None, mode: str) -> None:
+    if mode not in ("RGB", "D", "ED", "RGB+D", "RGB+ED"):
+        raise ValueError(f"render_mode {mode!r} is not one of RGB, D, ED, RGB+D, RGB+ED")
+    if sh_degree is not None and not 0 <= sh_degree <= 3:
+        raise ValueError(f"sh_degree {sh_degree} is not one of 0, 1, 2, 3")
+    N, C, tail = len(means), len(viewmats), colors.ndim - (2 if sh_degree is None else 3)
+    expected = {"means": (means, (N, 3)), "quats": (quats, (N, 4)), "scales": (scales, (N, 3)),
+                "opacities": (opacities, (N,)), "viewmats": (viewmats, (C, 4, 4)), "Ks": (Ks, (C, 3, 3)),
+                "colors": (colors, ((C,) * tail + (N,) + tuple(colors.shape[tail + 1:])))}
+    for name, (values, shape) in expected.items():
+        if tuple(values.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(values.shape)}, not {shape}")
+    if tail not in (0, 1) or sh_degree is not None and colors.shape[-1] != 3:
+        raise ValueError(f"colors of shape {tuple(colors.shape)} are neither [N, X] nor harmonics [N, K, 3], nor "
+                         "either of them for each camera")
+    if sh_degree is not None and (sh_degree + 1) ** 2 > colors.shape[-2]:
+        needed = (sh_degree + 1) ** 2
+        raise ValueError(f"sh_degree {sh_degree} needs {needed} coefficients, not {colors.shape[-2]}")
+
+
+def _absolute_gradient(means2d: Float[Tensor, "c n 2"], meta: dict) -> Float[Tensor, "c n 2"]:
+    """Where compositing leaves absolute gradients; once it has, they become the `.absgrad` of what the user sees."""
+    absolute, seen = torch.zeros_like(means2d), meta["means2d"]
+    drawn = None if meta["camera_ids"] is None else (meta["camera_ids"], meta["gaussian_ids"])
+
+    def publish(_) -> None:
+        seen.absgrad = absolute if drawn is None else absolute[drawn]
+
+    means2d.register_hook(publish)
+    return absolute
 
 
 def _project(chosen: str, means, quats, scales, sh, viewmats, Ks, settings):

@@ -33,7 +33,7 @@ def render(splat: Gaussians, cameras: Cameras, background: Float[Tensor, "3"] | 
         camera = cameras[index].to(splat.means)
         image, alpha, _ = rasterize(
             splat.means, splat.quats, scales, opacities, splat.sh, camera.camera_from_world, camera.K,
-            cameras.width, cameras.height, sh_degree=degree, render_mode="RGB+ED", backgrounds=backgrounds,
+            cameras.width, cameras.height, sh_degree=degree, packed=False, render_mode="RGB+ED", backgrounds=backgrounds,
             backend=backend)
         rgb.append(image[0, ..., :3].clamp(0, 1).permute(2, 0, 1))
         alphas.append(alpha[0].permute(2, 0, 1))

@@ -86,64 +86,59 @@ def _project_one(means, quats, scales, sh, view, K, width, height, near, far, ra
     return radii, *shown, colors
 
 
-class _PerPixel(torch.autograd.Function):
-    """A tile's means [n, 2], once for each of its pixels [n, p, 2].
-
-    Backward, the pixels' absolute gradients are summed into `absolute` [N, 2] at `members`, if it is there.
-    """
-
-    @staticmethod
-    def forward(ctx, means, pixels, members, absolute):
-        ctx.members, ctx.absolute = members, absolute
-        return means[:, None].expand(-1, pixels, -1)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        if ctx.absolute is not None:
-            ctx.absolute.index_add_(0, ctx.members, gradient.detach().abs().sum(dim=1))
-        return gradient.sum(dim=1), None, None, None
+def composite(means2d: Float[Tensor, "c n 2"], conics: Float[Tensor, "c n 3"], opacities: Float[Tensor, "c n"],
+              colors: Float[Tensor, "c n x"], radii: Int[Tensor, "c n"], depths: Float[Tensor, "c n"], width: int,
+              height: int, absolute: Float[Tensor, "c n 2"] | None = None
+              ) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"]]:
+    """As the kernel's `Composite`: image and alpha of each camera."""
+    drawn = [_composite_one(*(values[camera] for values in (means2d, conics, opacities, colors, radii, depths)),
+                            width, height, None if absolute is None else absolute[camera])
+             for camera in range(len(means2d))]
+    images, alphas = zip(*drawn)
+    return torch.stack(images), torch.stack(alphas)[..., None]
 
 
-def composite(means2d: Float[Tensor, "n 2"], conics: Float[Tensor, "n 3"], opacities: Float[Tensor, "n"],
-              colors: Float[Tensor, "n x"], radii: Int[Tensor, "n"], depths: Float[Tensor, "n"], width: int,
-              height: int, absolute: Float[Tensor, "n 2"] | None = None
-              ) -> tuple[Float[Tensor, "h w x"], Float[Tensor, "h w"]]:
-    """Front-to-back compositing of one camera: image and alpha. `absolute` receives gsplat's `absgrad`."""
+def _composite_one(means2d, conics, opacities, colors, radii, depths, width, height, absolute):
+    """One camera, front to back."""
     visible = torch.nonzero(radii > 0)[:, 0]
     order = visible[torch.argsort(depths[visible].detach(), stable=True)]
     mean, radius = means2d[order].detach(), radii[order].to(means2d)[:, None]
-    limit = mean.new_tensor([-(-width // TILE), -(-height // TILE)])
+    across, down = -(-width // TILE), -(-height // TILE)
     low = torch.floor((mean - radius) / TILE).clamp_min(0)
-    high = torch.minimum(torch.ceil((mean + radius) / TILE), limit)
-    image_rows, alpha_rows = [], []
-    for i in range(-(-height // TILE)):
+    high = torch.minimum(torch.ceil((mean + radius) / TILE), mean.new_tensor([across, down]))
+    lists = []
+    for i in range(down):
         row = (low[:, 1] <= i) & (i < high[:, 1])
-        images, alphas = [], []
-        for j in range(-(-width // TILE)):
-            members = order[row & (low[:, 0] <= j) & (j < high[:, 0])]
-            image, alpha = _tile(i, j, members, means2d, conics, opacities, colors, width, height, absolute)
-            images.append(image)
-            alphas.append(alpha)
-        image_rows.append(torch.cat(images, dim=1))
-        alpha_rows.append(torch.cat(alphas, dim=1))
-    return torch.cat(image_rows), torch.cat(alpha_rows)
+        lists += [order[row & (low[:, 0] <= j) & (j < high[:, 0])] for j in range(across)]
+    # Gathered for all tiles at once: a gather a tile would make a gradient of N rows for every tile.
+    members, lengths = torch.cat(lists), [len(members) for members in lists]
+    gathered = zip(*(values[members].split(lengths) for values in (means2d, conics, opacities, colors)))
+    tiles = [_tile(*divmod(k, across), *inputs, width, height, absolute, lists[k]) for k, inputs in enumerate(gathered)]
+    rows = [[torch.cat(parts, dim=1) for parts in zip(*tiles[k:k + across])] for k in range(0, len(tiles), across)]
+    image, alpha = (torch.cat(parts) for parts in zip(*rows))
+    return image, alpha
 
 
-def _tile(i, j, members, means2d, conics, opacities, colors, width, height, absolute):
-    """One tile; Gaussians on the first axis, in order of depth, pixels on the second."""
-    ys = torch.arange(i * TILE, min((i + 1) * TILE, height), device=means2d.device)
-    xs = torch.arange(j * TILE, min((j + 1) * TILE, width), device=means2d.device)
-    y, x = torch.meshgrid(ys.to(means2d) + 0.5, xs.to(means2d) + 0.5, indexing="ij")
-    conics, opacities, colors = conics[members], opacities[members], colors[members]
-    centers = _PerPixel.apply(means2d[members], x.numel(), members, absolute)
-    dx, dy = centers[..., 0] - x.flatten(), centers[..., 1] - y.flatten()
+def _tile(i, j, means2d, conics, opacities, colors, width, height, absolute, members):
+    """One tile; Gaussians on the first axis, in order of depth, then rows and columns of pixels."""
+    y = torch.arange(i * TILE, min((i + 1) * TILE, height), device=means2d.device).to(means2d) + 0.5
+    x = torch.arange(j * TILE, min((j + 1) * TILE, width), device=means2d.device).to(means2d) + 0.5
     a, b, c = (conics[:, k, None] for k in range(3))
-    sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
-    alpha = (opacities[:, None] * torch.exp(-sigma.clamp_min(0))).clamp_max(ALPHA_MAX)
+    dx, dy = means2d[:, :1] - x, means2d[:, 1:] - y
+    sigma = (0.5 * c * dy * dy)[:, :, None] + (0.5 * a * dx * dx)[:, None] + (b * dy)[:, :, None] * dx[:, None]
+    if absolute is not None:
+        sigma.register_hook(lambda gradient: _add_absolute(gradient, a, b, c, dx, dy, absolute, members))
+    alpha = (opacities[:, None, None] * torch.exp(-sigma.clamp_min(0))).clamp_max(ALPHA_MAX)
     alpha = torch.where((sigma >= 0) & (alpha >= ALPHA_MIN), alpha, torch.zeros_like(alpha))
     after = torch.cumprod(1 - alpha, dim=0)
     before = torch.cat([torch.ones_like(after[:1]), after[:-1]]) if len(after) else after
-    counts = after.detach() > TRANSMITTANCE_MIN
-    weight = torch.where(counts, alpha * before, torch.zeros_like(alpha))
-    image = (weight.T @ colors).reshape(len(ys), len(xs), -1)
-    return image, weight.sum(dim=0).reshape(len(ys), len(xs))
+    weight = torch.where(after.detach() > TRANSMITTANCE_MIN, alpha * before, torch.zeros_like(alpha))
+    return torch.tensordot(weight, colors, dims=([0], [0])), weight.sum(dim=0)
+
+
+@torch.no_grad()
+def _add_absolute(gradient, a, b, c, dx, dy, absolute, members) -> None:
+    """Sums |∂loss/∂mean| over a tile's pixels from the gradient of σ [n, rows, columns], as gsplat's `absgrad`."""
+    dx, dy = dx[:, None], dy[:, :, None]
+    slopes = a[:, None] * dx + b[:, None] * dy, b[:, None] * dx + c[:, None] * dy
+    absolute.index_add_(0, members, torch.stack([(gradient * s).abs().sum(dim=(1, 2)) for s in slopes], dim=1))

@@ -1,25 +1,31 @@
 """The C++ kernel against tiled torch in float64, and that against a dense oracle."""
 
+import inspect
+
 import pytest
 import torch
+from gsplat.rendering import rasterization
 
 from chopgrad_ns.splat import rasterize
 from tests.oracles.splat_dense import rasterize_dense
-from tests.splat.scenes import HEIGHT, NAMES, WIDTH, assert_same_picture, leaves, relative, scene, weigh
+from tests.splat.scenes import (
+    HEIGHT, NAMES, WIDTH, assert_same_picture, cameras, clear_pixels, leaves, relative, scene, weigh)
 
-KINDS = ["plain", "behind", "huge", "tiny", "faint", "opaque", "close"]
+KINDS = ["plain", "behind", "huge", "tiny", "faint", "opaque", "close", "degenerate"]
 
 
 def draw(inputs, backend, degree=3, width=WIDTH, height=HEIGHT, **options):
-    return rasterize(*inputs, width, height, sh_degree=degree, backend=backend, **options)
+    return rasterize(*inputs, width, height, sh_degree=degree, backend=backend, packed=False, **options)
 
 
-def compare(kind, degree=3, bound=1e-3, scale=1.0, **options):
+def compare(inputs, degree=3, bound=1e-3, scale=1.0, width=WIDTH, height=HEIGHT, mode="RGB", **options):
     """Values and every gradient of the kernel against the torch backend in float64."""
-    fast, slow = leaves(scene(kind)), leaves(scene(kind), torch.float64)
-    ours, truth = draw(fast, "cpu", degree, **options), draw(slow, "torch", degree, **options)
-    assert_same_picture(ours[0], truth[0], scale=scale)
-    assert_same_picture(ours[1], truth[1])
+    fast, slow = leaves(inputs), leaves(inputs, torch.float64)
+    ours = draw(fast, "cpu", degree, width, height, render_mode=mode, **options)
+    truth = draw(slow, "torch", degree, width, height, render_mode=mode, **options)
+    clear = clear_pixels(inputs, width, height, degree, **options)
+    assert_same_picture(ours[0], truth[0], clear, scale)
+    assert_same_picture(ours[1], truth[1], clear)
     weigh(ours).backward()
     weigh(truth).backward()
     for name, a, b in zip(NAMES, fast, slow):
@@ -40,7 +46,7 @@ def test_tiled_torch_equals_dense_oracle(kind, antialiased):
     inputs, plain = leaves(tensors, torch.float64), leaves(tensors, torch.float64)
     mode = "antialiased" if antialiased else "classic"
     image, alpha, _ = draw(inputs, "torch", render_mode="RGB+D", rasterize_mode=mode)
-    expected, expected_alpha = rasterize_dense(
+    expected, expected_alpha, _ = rasterize_dense(
         *plain[:5], plain[5][0], plain[6][0], WIDTH, HEIGHT, 3, antialiased)
     torch.testing.assert_close(image[0], expected, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(alpha[0, ..., 0], expected_alpha, rtol=1e-7, atol=1e-9)
@@ -61,26 +67,44 @@ def rigid(views):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kernel_equals_torch(kind):
-    compare(kind)
+    compare(scene(kind))
+
+
+@pytest.mark.parametrize("width, height", [(1, 1), (16, 16), (17, 33), (5, 3), (70, 2)])
+def test_sizes(width, height):
+    compare([*scene()[:5], *cameras(2, width, height)], width=width, height=height)
+
+
+def test_many_gaussians_in_one_camera_and_one_in_many():
+    compare(scene(count=2100, views=1))  # more than two of the kernel's chunks
+    compare(scene(count=1, views=5))
+
+
+def test_gaussians_on_the_near_plane_are_left_out():
+    inputs = scene(views=1)
+    inputs[5][:] = torch.eye(4)
+    inputs[0][:60, 2] = torch.tensor(0.5)
+    (_, _, meta), _ = compare(inputs, near_plane=0.5, bound=2e-3)
+    assert not meta["radii"][0, :60].any() and meta["radii"][0, 60:].any()
 
 
 @pytest.mark.parametrize("mode", ["D", "ED", "RGB+D", "RGB+ED"])
 def test_render_modes(mode):
-    compare("plain", render_mode=mode, scale=4.0)  # depths are about 4
+    compare(scene(), mode=mode, scale=4.0)  # depths are about 4
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])
 def test_lower_degrees_of_harmonics(degree):
-    compare("plain", degree=degree)
+    compare(scene(), degree=degree)
 
 
 @pytest.mark.parametrize("kind", ["plain", "tiny", "huge"])
 def test_antialiased(kind):
-    compare(kind, rasterize_mode="antialiased")
+    compare(scene(kind), rasterize_mode="antialiased")
 
 
 def test_planes_radius_clip_and_blur_are_honoured():
-    (_, _, meta), _ = compare("plain", near_plane=3.5, far_plane=5.0, radius_clip=4.0, eps2d=0.1)
+    (_, _, meta), _ = compare(scene(), near_plane=3.5, far_plane=5.0, radius_clip=4.0, eps2d=0.1)
     shown = meta["radii"] > 0
     assert 0 < shown.sum() < shown.numel() / 2
     assert (meta["depths"][shown] > 3.5).all() and (meta["depths"][shown] < 5).all()
@@ -100,7 +124,7 @@ def test_any_number_of_colour_channels(channels, each_camera):
         weigh(outputs).backward()
         gradients.append([outputs[0].detach(), *(t.grad for t in inputs[:-1])])
     assert gradients[0][0].shape == (2, HEIGHT, WIDTH, channels)
-    assert_same_picture(gradients[0][0], gradients[1][0])
+    assert_same_picture(gradients[0][0], gradients[1][0], clear_pixels(scene(), WIDTH, HEIGHT))
     assert max(relative(a, b) for a, b in zip(gradients[0][1:], gradients[1][1:])) <= 1e-3
 
 
@@ -110,6 +134,36 @@ def test_harmonics_of_each_camera():
     for camera, sign in enumerate((1, -1)):
         one = [*inputs[:4], sign * inputs[4], inputs[5][camera:camera + 1], inputs[6][camera:camera + 1]]
         assert torch.equal(both[camera], draw(one, "cpu")[0][0])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_packed_meta_lists_what_is_drawn(backend):
+    found = []
+    for packed in (False, True):
+        inputs = leaves(scene("behind"))
+        outputs = rasterize(*inputs, WIDTH, HEIGHT, sh_degree=3, packed=packed, absgrad=True, backend=backend,
+                            rasterize_mode="antialiased")
+        outputs[2]["means2d"].retain_grad()
+        weigh(outputs).backward()
+        found.append((inputs, *outputs))
+    (dense, *pictures, whole), (listed, *same, meta) = found
+    assert all(torch.equal(a, b) for a, b in zip(pictures, same))
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(dense[:6], listed[:6]))
+    drawn = meta["camera_ids"], meta["gaussian_ids"]
+    assert torch.equal(torch.stack(drawn, dim=1), torch.nonzero(whole["radii"] > 0)) and whole["camera_ids"] is None
+    for name in ("means2d", "radii", "depths", "conics", "opacities"):
+        assert torch.equal(meta[name], whole[name][drawn]), name
+    assert torch.equal(meta["means2d"].grad, whole["means2d"].grad[drawn])
+    assert torch.equal(meta["means2d"].absgrad, whole["means2d"].absgrad[drawn])
+
+
+def test_signature_and_meta_are_gsplats():
+    ours, theirs = (list(inspect.signature(f).parameters.values()) for f in (rasterize, rasterization))
+    shared = len(ours) - 1  # the last is the backend
+    assert ours[-1].name == "backend"
+    assert [(p.name, p.default) for p in ours[:shared]] == [(p.name, p.default) for p in theirs[:shared]]
+    meta = rasterize(*scene(), WIDTH, HEIGHT, sh_degree=3, packed=False, backend="cpu")[2]
+    assert (meta["tile_width"], meta["tile_height"], meta["n_cameras"]) == (4, 3, 2)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
@@ -173,8 +227,14 @@ def test_torch_backend_passes_gradcheck():
 def test_bad_requests_are_refused():
     inputs = scene(degree=1)
     for options, message in (({"degree": 2}, "needs 9 coefficients"), ({"degree": 4}, "one of 0, 1, 2, 3"),
-                             ({"degree": 1, "render_mode": "rgb"}, "render_mode")):
+                             ({"degree": 1, "render_mode": "rgb"}, "render_mode"),
+                             ({"degree": 1, "sparse_grad": True}, "no sparse_grad"),
+                             ({"degree": 1, "tile_size": 8}, "tiles of 16"),
+                             ({"degree": None}, "colors has shape")):
         with pytest.raises(ValueError, match=message):
             draw(inputs, "cpu", **options)
     with pytest.raises(ValueError, match="backend"):
         draw(inputs, "warp", 1)
+    for index, name in enumerate([*NAMES[:4], "colors", "viewmats", "Ks"]):
+        with pytest.raises(ValueError, match="colors" if name == "colors" else f"{name} has shape"):
+            draw([*inputs[:index], inputs[index][..., None], *inputs[index + 1:]], "cpu", 1)

@@ -69,55 +69,70 @@ class Project(torch.autograd.Function):
 
 
 class Composite(torch.autograd.Function):
-    """(means2d, conics, opacities, colors) of one camera → image [H, W, X], transmittance [H, W].
+    """(means2d [C, N, 2], conics, opacities, colors [C, N, X]) → image [C, H, W, X], alpha [C, H, W, 1].
 
-    With `holder`, the `means2d` [C, N, 2] that the user sees and the camera's number, the sum over pixels of
-    absolute gradients of the mean is left in its `.absgrad`, as gsplat does.
+    The sums over pixels of absolute gradients of the means are left in `absolute` [C, N, 2], if it is there.
     """
 
     @staticmethod
-    def forward(ctx, means2d, conics, opacities, colors, radii, depths, width, height, holder):
-        inputs = means2d, conics, opacities, colors, depths
-        means2d, conics, opacities, colors, depths = map(_ready, inputs)
-        N, channels = colors.shape
-        kernel = load()
-        offsets = torch.empty(N + 1, dtype=torch.int64)
-        geometry, size = tuple(map(_pointer, (means2d, conics, radii))), (_i(width), _i(height), _i(threads()))
-        total = kernel.chopgrad_count_tiles(_l(N), *geometry, _pointer(opacities), *size, _pointer(offsets))
-        if total >= 2**31:
-            raise MemoryError(f"{total} pairs of a Gaussian and a tile are more than the rasteriser can index")
-        tiles = -(-width // 16) * -(-height // 16)
-        starts = torch.empty(tiles + 1, dtype=torch.int64)
-        members, slots = torch.empty(total, dtype=torch.int32), torch.empty(total, dtype=torch.int32)
-        kernel.chopgrad_bin(_l(N), *geometry, _pointer(depths), _pointer(opacities), *size,
-                            *map(_pointer, (offsets, starts, members, slots)))
-        image, transmittance = torch.empty(height, width, channels), torch.empty(height, width)
-        last = torch.empty(height, width, dtype=torch.int32)
-        gaussians, lists = (means2d, conics, opacities, colors), (offsets, starts, members, slots)
-        kernel.chopgrad_composite(_l(N), *map(_pointer, gaussians), _i(channels), *size,
-                                  *map(_pointer, (starts, members, image, transmittance, last)))
-        ctx.save_for_backward(*gaussians, *lists, transmittance, last)
-        ctx.holder = holder
-        return image, transmittance
+    def forward(ctx, means2d, conics, opacities, colors, radii, depths, width, height, absolute):
+        ctx.absolute = absolute
+        means2d, conics, opacities, colors, depths = map(_ready, (means2d, conics, opacities, colors, depths))
+        C, N, channels = colors.shape
+        image, alpha = torch.empty(C, height, width, channels), torch.empty(C, height, width, 1)
+        kept = [colors]
+        for camera in range(C):
+            inputs = (values[camera] for values in (means2d, conics, radii, depths, opacities))
+            lists = _tile_lists(N, inputs, width, height)
+            kept += [*lists, *_composite(lists, colors[camera], image[camera], alpha[camera])]
+        ctx.save_for_backward(*kept)
+        return image, alpha
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, v_image, v_transmittance):
-        means2d, conics, opacities, colors, *lists, transmittance, last = ctx.saved_tensors
-        N, channels = colors.shape
-        height, width = transmittance.shape
-        members = lists[2]
-        shares = torch.zeros(len(members), 8 + channels)
-        cotangents = v_image.contiguous(), v_transmittance.contiguous()
-        v_means2d, absolute, v_conics = torch.empty(N, 2), torch.empty(N, 2), torch.empty(N, 3)
-        v_opacities, v_colors = torch.empty(N), torch.empty(N, channels)
-        load().chopgrad_composite_backward(
-            _l(N), *map(_pointer, (means2d, conics, opacities, colors)), _i(channels), _i(width), _i(height),
-            _i(threads()), *map(_pointer, (*lists, transmittance, last, *cotangents, shares)),
-            *map(_pointer, (v_means2d, absolute, v_conics, v_opacities, v_colors)))
-        if ctx.holder is not None:
-            target, camera = ctx.holder
-            if not hasattr(target, "absgrad"):
-                target.absgrad = torch.zeros_like(target)
-            target.absgrad[camera] = absolute
+    def backward(ctx, v_image, v_alpha):
+        colors, *kept = ctx.saved_tensors
+        C, N, channels = colors.shape
+        _, height, width, _ = v_image.shape
+        v_image, v_alpha = v_image.contiguous(), v_alpha.contiguous()
+        v_means2d, v_conics = torch.empty(C, N, 2), torch.empty(C, N, 3)
+        v_opacities, v_colors = torch.empty(C, N), torch.empty(C, N, channels)
+        each = len(kept) // max(C, 1)
+        for camera in range(C):
+            order, ordered, offsets, starts, members, slots, *seen = kept[camera * each:(camera + 1) * each]
+            shares = torch.empty(len(members), 8 + channels)
+            outputs = (v_means2d, ctx.absolute, v_conics, v_opacities, v_colors)
+            load().chopgrad_composite_backward(
+                _l(N), *map(_pointer, (order, ordered, colors[camera])), _i(channels), _i(width), _i(height),
+                _i(threads()), *map(_pointer, (offsets, starts, members, slots, *seen)),
+                *map(_pointer, (v_image[camera], v_alpha[camera], shares)),
+                *(_pointer(None if values is None else values[camera]) for values in outputs))
         return v_means2d, v_conics, v_opacities, v_colors, None, None, None, None, None
+
+
+def _tile_lists(N: int, inputs, width: int, height: int) -> list[Tensor]:
+    """One camera's Gaussians by depth and the tiles they touch: what the kernel's `chopgrad_bin` documents."""
+    means2d, conics, radii, depths, opacities = inputs
+    kernel, size = load(), (_i(width), _i(height), _i(threads()))
+    order, ordered = torch.empty(N, dtype=torch.int32), torch.empty(N, 8)
+    touched, offsets = torch.empty(N, dtype=torch.int64), torch.empty(N + 1, dtype=torch.int64)
+    total = kernel.chopgrad_sort(_l(N), *map(_pointer, (means2d, conics, radii, depths, opacities)), *size,
+                                 *map(_pointer, (order, ordered, touched, offsets)))
+    if total >= 2**31:
+        raise MemoryError(f"{total} pairs of a Gaussian and a tile are more than the rasteriser can index")
+    starts = torch.empty(-(-width // 16) * -(-height // 16) + 1, dtype=torch.int64)
+    members, slots = torch.empty(total, dtype=torch.int32), torch.empty(total, dtype=torch.int32)
+    kernel.chopgrad_bin(_l(N), *map(_pointer, (radii, ordered, touched, offsets)), *size,
+                        *map(_pointer, (starts, members, slots)))
+    return [order, ordered, offsets, starts, members, slots]
+
+
+def _composite(lists: list[Tensor], colors: Tensor, image: Tensor, alpha: Tensor) -> list[Tensor]:
+    """Fill one camera's image and alpha; returns what its backward pass needs beside the lists."""
+    _, ordered, _, starts, members, _ = lists
+    height, width, channels = image.shape
+    transmittance, last = torch.empty(height, width), torch.empty(height, width, dtype=torch.int32)
+    hits = torch.empty(len(members), dtype=torch.int32)
+    load().chopgrad_composite(*map(_pointer, (ordered, colors)), _i(channels), _i(width), _i(height), _i(threads()),
+                              *map(_pointer, (starts, members, image, alpha, transmittance, last, hits)))
+    return [transmittance, last, hits]
