@@ -5,13 +5,22 @@ import os
 from pathlib import Path
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write JSON beside, then rename: a reader sees all of it or what was there before."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside, then rename: a reader sees all of it or what was there before. Makes missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON, whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def user_cache() -> Path:

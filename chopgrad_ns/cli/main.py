@@ -17,6 +17,7 @@ COMMANDS = {
     "finetune": "fine-tune a video refiner on pairs with pixel losses through its causal decoder",
     "render": "draw a splat along a trajectory, frame by frame to disk",
     "refine": "render a splat along a trajectory and refine the frames in one step",
+    "splat": "tell what splat files hold; merge, move, crop and convert them (PLY, compressed PLY, SPZ)",
     "evaluate": "compare two folders of frames",
     "profile": "measure memory, time and gradient errors of backpropagation through a causal video decoder",
 }

@@ -15,7 +15,7 @@ def run(scene: Annotated[Path, tyro.conf.Positional], splat: Path, output: Path,
 
     Args:
         scene: the scene that the splat was fitted to
-        splat: 3DGS PLY in the scene's coordinates
+        splat: PLY, compressed PLY or SPZ in the scene's coordinates
         output: folder for `frames/*.png`, `splat.mp4`, `refined.mp4` and `before_after.mp4`
         refiner: "tiny" or a folder with a refiner
         every: every N-th view is a training view, and may serve as a reference
@@ -32,7 +32,7 @@ def run(scene: Annotated[Path, tyro.conf.Positional], splat: Path, output: Path,
     from chopgrad_ns.refiner import Refiner
     from chopgrad_ns.splat.gaussians import Gaussians
 
-    model, gaussians = Refiner.from_pretrained(refiner, task="artifact-removal"), Gaussians.load_ply(splat)
+    model, gaussians = Refiner.from_pretrained(refiner, task="artifact-removal"), Gaussians.load(splat)
     views = open_scene(scene, every, longest_side).training_views()
     cameras = paths.beside(views.cameras, frames, beside)
     clip = render_clip(gaussians, cameras, views, count=references)

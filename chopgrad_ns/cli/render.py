@@ -30,7 +30,7 @@ def run(scene: Annotated[Path, tyro.conf.Positional], splat: Path, output: Path,
     from chopgrad_ns.data.trajectory import render_to_disk
     from chopgrad_ns.splat.gaussians import Gaussians
 
-    gaussians = Gaussians.load_ply(splat)
+    gaussians = Gaussians.load(splat)
     cameras = open_scene(scene, every, longest_side).training_views().cameras
     with bar("rendering") as progress:
         render_to_disk(gaussians, paths.beside(cameras, frames, beside), output, fps, depth, progress)

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.geometry import quaternions
+from chopgrad_ns.splat.torch_backend import rotations
 
 Direction = Literal["left", "right", "up", "down"]
 
@@ -27,7 +29,7 @@ def through(cameras: Cameras, frames: int) -> Cameras:
     fraction = (at - left)[:, None]
     world = torch.eye(4, dtype=poses.dtype, device=poses.device).repeat(frames, 1, 1)
     world[:, :3, 3] = _catmull_rom(poses[:, :3, 3], left, fraction)
-    world[:, :3, :3] = _to_matrix(_slerp(_to_quaternion(poses[:, :3, :3]), left, fraction))
+    world[:, :3, :3] = rotations(_slerp(quaternions(poses[:, :3, :3]), left, fraction))
     K = torch.lerp(cameras.K[left], cameras.K[left + 1], fraction[..., None])
     return _from_world(world, K, cameras)
 
@@ -98,20 +100,3 @@ def _slerp(quats: Float[Tensor, "n 4"], left: Tensor, t: Float[Tensor, "f 1"]) -
     wa = torch.where(near, 1 - t, ((1 - t) * angle).sin() / sine)
     wb = torch.where(near, t, (t * angle).sin() / sine)
     return F.normalize(wa * a + wb * b, dim=-1)
-
-
-def _to_quaternion(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
-    """wxyz, from the eigenvector of the symmetric matrix whose largest eigenvalue belongs to the rotation."""
-    m = rotation
-    xx, yy, zz = m[:, 0, 0], m[:, 1, 1], m[:, 2, 2]
-    yz, xz, xy = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
-    pxy, pxz, pyz = m[:, 0, 1] + m[:, 1, 0], m[:, 0, 2] + m[:, 2, 0], m[:, 1, 2] + m[:, 2, 1]
-    rows = [xx + yy + zz, yz, xz, xy, yz, xx - yy - zz, pxy, pxz, xz, pxy, yy - xx - zz, pyz, xy, pxz, pyz,
-            zz - xx - yy]
-    return torch.linalg.eigh(torch.stack(rows, dim=-1).reshape(-1, 4, 4))[1][..., -1]
-
-
-def _to_matrix(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
-    from chopgrad_ns.splat.torch_backend import rotations
-
-    return rotations(quats)

@@ -66,7 +66,7 @@ class RefineSettings:
     pseudo_weight: float = 1.0
     """weight of a refined frame's loss"""
     splat: Optional[Path] = None
-    """a trained splat (3DGS PLY in this run's coordinates) to start from instead of reconstructing"""
+    """a trained splat (PLY, compressed PLY or SPZ in this run's coordinates) to start from, not reconstructing one"""
 
     @property
     def schedule(self) -> Schedule:

@@ -64,10 +64,7 @@ class RefinedSplatModel(SplatfactoModel):
 
     def set_gaussians(self, splat: Gaussians) -> None:
         """Replace the splat before optimizers exist. SH bands are cut or filled with zeros to the model's degree."""
-        bands = (self.config.sh_degree + 1) ** 2
-        sh = splat.sh.new_zeros(len(splat), bands, 3)
-        shared = min(bands, splat.sh.shape[1])
-        sh[:, :shared] = splat.sh[:, :shared]
+        sh = splat.with_sh_degree(self.config.sh_degree).sh
         values = {"means": splat.means, "scales": splat.log_scales, "quats": splat.quats,
                   "features_dc": sh[:, 0], "features_rest": sh[:, 1:], "opacities": splat.opacity_logits[:, None]}
         for name, value in values.items():

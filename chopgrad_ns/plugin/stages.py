@@ -38,7 +38,7 @@ def check_settings(settings) -> None:
     if settings.splat is not None:
         from chopgrad_ns.splat.gaussians import Gaussians
 
-        Gaussians.load_ply(settings.splat)
+        Gaussians.load(settings.splat)
     if settings.refiner != "tiny":
         from chopgrad_ns.refiner import Refiner
 
@@ -117,7 +117,7 @@ class Stages:
         if model.before() is None:
             model.remember_before()
             self.work.mkdir(parents=True, exist_ok=True)
-            model.before().save_ply(self.work / "splat_before.ply")
+            model.before().save(self.work / "splat_before.ply")
 
     def refiner(self) -> Callable[..., Tensor]:
         """The fine-tuned refiner; fine-tunes it now if that has not been done."""

@@ -101,7 +101,7 @@ class RefineTrainer(Trainer):
         elif self.config.refine.splat is not None:
             from chopgrad_ns.splat.gaussians import Gaussians
 
-            self.pipeline.model.set_gaussians(Gaussians.load_ply(self.config.refine.splat).to(self.device))
+            self.pipeline.model.set_gaussians(Gaussians.load(self.config.refine.splat).to(self.device))
             self.optimizers = self.setup_optimizers()
 
     def save_checkpoint(self, step: int) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from chopgrad_ns.errors import UserError
+from chopgrad_ns.splat import geometry
 
 SH_C0 = 0.28209479177387814
 """Value of the constant spherical harmonic: colour = ½ + SH_C0 · coefficient."""
@@ -81,80 +79,87 @@ class Gaussians:
         scales = distance.log()[:, None].repeat(1, 3)
         return Gaussians(xyz.clone(), scales, quats, xyz.new_full((count,), 0.1).logit(), sh)
 
-    def save_ply(self, path: Path) -> None:
-        """Write a binary 3DGS PLY (attributes as INRIA's code and `ns-export` lay them out), atomically."""
-        names = _attribute_names(self.sh.shape[1])
-        rest = self.sh[:, 1:].transpose(1, 2).flatten(1)  # channel-major in the file
-        columns = torch.cat([self.means, torch.zeros_like(self.means), self.sh[:, 0], rest,
-                             self.opacity_logits[:, None], self.log_scales, self.quats], dim=1)
-        header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(self)}",
-                  *(f"property float {name}" for name in names), "end_header"]
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        with open(temporary, "wb") as file:
-            file.write(("\n".join(header) + "\n").encode())
-            file.write(columns.detach().cpu().numpy().astype("<f4").tobytes())
-        os.replace(temporary, path)
+    @staticmethod
+    def load(path: Path) -> Gaussians:
+        """Read a 3DGS PLY, a compressed PLY or an SPZ of SH degree 0…3, told apart by content; float32, on the CPU.
+
+        See `chopgrad_ns.splat.files` for what the formats keep. Raises UserError where the file is none of them.
+        """
+        from chopgrad_ns.splat import files
+
+        return files.load(Path(path))
+
+    def save(self, path: Path) -> None:
+        """Write `.ply` (every float as it is), `.compressed.ply` or `.spz` (both lossy), whole or not at all.
+
+        Raises UserError for other suffixes, where the path cannot be written to, and where a lossy format cannot
+        hold the values.
+        """
+        from chopgrad_ns.splat import files
+
+        files.save(self, Path(path))
+
+    def __getitem__(self, index: int | slice | list[int] | Int[Tensor, "m"] | Bool[Tensor, "n"]) -> Gaussians:
+        """Some of the Gaussians, by mask, by indices or as a slice; an int gives one, still with its leading axis."""
+        if isinstance(index, int):
+            index = [index]
+        return self._map(lambda value: value[index])
+
+    def transformed(self, target_from_source: Float[Tensor, "4 4"]) -> Gaussians:
+        """Turned, scaled and moved as a whole: drawn from cameras moved along, it looks as before.
+
+        Harmonics turn too. Differentiable, in `target_from_source` as well. Raises ValueError for what is not a
+        similarity (rotation, translation and one scale > 0) and for SH degrees above 3.
+        """
+        rotation, translation, scale = geometry.similarity(target_from_source.to(self.means.device))
+        means = self.means @ (scale * rotation).to(self.means).T + translation.to(self.means)
+        return Gaussians(means, self.log_scales + scale.log().to(self.log_scales),
+                         geometry.rotate_quaternions(rotation, self.quats), self.opacity_logits,
+                         geometry.rotate_harmonics(rotation, self.sh))
+
+    def cropped(self, low: Float[Tensor, "3"], high: Float[Tensor, "3"]) -> Gaussians:
+        """Those whose means lie between the corners `low` and `high` of an axis-aligned box, in world units.
+
+        Raises ValueError where `low` is above `high`.
+        """
+        low, high = (torch.as_tensor(corner).to(self.means) for corner in (low, high))
+        if not (low <= high).all():
+            raise ValueError(f"the box from {low.tolist()} to {high.tolist()} is inside out")
+        return self[((self.means >= low) & (self.means <= high)).all(dim=1)]
+
+    def bounding_box(self, share: float = 1.0) -> Float[Tensor, "2 3"]:
+        """Lowest and highest coordinates of the means; its centre is the mean of the two.
+
+        With `share` < 1 as many means are left out at either end of each axis as leave that share between: trained
+        splats have a few Gaussians far away. Means that are not finite do not count. Raises ValueError without any.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"share {share} is not in 0…1")
+        finite = self.means[torch.isfinite(self.means).all(dim=1)]
+        if not len(finite):
+            raise ValueError("there are no finite means to put a box around")
+        ordered = finite.sort(dim=0).values
+        outside = int((1 - share) / 2 * (len(ordered) - 1))
+        return torch.stack([ordered[outside], ordered[len(ordered) - 1 - outside]])
+
+    def with_sh_degree(self, degree: int) -> Gaussians:
+        """Harmonics cut, or filled up with zeros, to `degree`."""
+        bands = (degree + 1) ** 2
+        kept = self.sh[:, :bands]
+        missing = kept.new_zeros(len(self), bands - kept.shape[1], 3)
+        return replace(self, sh=torch.cat([kept, missing], dim=1))
 
     @staticmethod
-    def load_ply(path: Path) -> Gaussians:
-        """Read a 3DGS PLY of SH degree 0…3. Raises UserError where the file is not one."""
-        table = _read_vertices(Path(path))
-        rest = sum(name.startswith("f_rest_") for name in table)
-        bands = rest // 3 + 1
-        missing = [name for name in _attribute_names(bands) if name not in table and name[0] != "n"]
-        if missing or rest not in (0, 9, 24, 45):
-            fault = f"no {', '.join(missing[:3])}" if missing else f"{rest} f_rest attributes"
-            raise UserError(f"{path} is a PLY but not a splat ({fault}); give a PLY with 3DGS attributes, such "
-                            "as ns-export gaussian-splat writes.")
+    def merged(parts: list[Gaussians]) -> Gaussians:
+        """All Gaussians of several splats, in order, with the highest of their SH degrees.
 
-        def columns(*names: str) -> Tensor:
-            return torch.from_numpy(np.stack([table[name].astype(np.float32) for name in names], axis=1))
-
-        sh = columns(*(f"f_dc_{i}" for i in range(3)))[:, None]
-        if rest:
-            tail = columns(*(f"f_rest_{i}" for i in range(rest)))
-            sh = torch.cat([sh, tail.view(len(tail), 3, bands - 1).transpose(1, 2)], dim=1)
-        quats = columns("rot_0", "rot_1", "rot_2", "rot_3")
-        return Gaussians(columns("x", "y", "z"), columns("scale_0", "scale_1", "scale_2"), quats,
-                         columns("opacity")[:, 0], sh.contiguous())
-
-
-def _attribute_names(bands: int) -> list[str]:
-    return ["x", "y", "z", "nx", "ny", "nz", *(f"f_dc_{i}" for i in range(3)),
-            *(f"f_rest_{i}" for i in range(3 * (bands - 1))), "opacity", *(f"scale_{i}" for i in range(3)),
-            *(f"rot_{i}" for i in range(4))]
-
-
-_PLY_TYPES = {"float": "<f4", "float32": "<f4", "double": "<f8", "uchar": "u1", "uint8": "u1", "int": "<i4",
-              "uint": "<u4", "short": "<i2", "ushort": "<u2", "char": "i1"}
-
-
-def _read_vertices(path: Path) -> dict[str, np.ndarray]:
-    """Columns of the first element of a binary little-endian PLY."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Splat {path} cannot be read ({error.strerror}); give a PLY file.") from error
-    head, found, body = content.partition(b"end_header\n")
-    lines = head.decode("ascii", "replace").split("\n")
-    if lines[0].strip() != "ply" or not found or "format binary_little_endian 1.0" not in lines:
-        raise UserError(f"{path} is not a binary little-endian PLY; export the splat as one.")
-    elements = [line.split() for line in lines if line.startswith("element")]
-    properties = [line.split() for line in lines if line.startswith("property")]
-    try:
-        count = int(elements[0][2])
-        layout = np.dtype([(entry[2], _PLY_TYPES[entry[1]]) for entry in properties])
-        if count < 0 or not layout.itemsize:
-            raise ValueError
-    except (IndexError, KeyError, ValueError) as error:
-        raise UserError(f"The header of {path} makes no sense; export the splat as a 3DGS PLY.") from error
-    if elements[0][1] != "vertex" or len(elements) > 1 or len(body) < count * layout.itemsize:
-        raise UserError(f"{path} is cut short or holds more than vertices ({count} of {layout.itemsize} bytes "
-                        "were announced); export the splat again, uncompressed.")
-    table = np.frombuffer(body, layout, count)
-    return {name: table[name] for name in layout.names}
+        Raises ValueError for an empty list.
+        """
+        if not parts:
+            raise ValueError("there is nothing to merge")
+        degree = max(part.sh_degree for part in parts)
+        parts = [part.with_sh_degree(degree) for part in parts]
+        return Gaussians(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Gaussians)))
 
 
 def _neighbour_distance(xyz: Float[Tensor, "n 3"], neighbours: int = 3) -> Float[Tensor, "n"]:

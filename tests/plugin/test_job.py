@@ -58,7 +58,7 @@ def test_checkpoint_holds_the_splat_and_not_the_refiner(toy_run):
 
 
 def test_pseudo_observations_change_the_splat(toy_run):
-    before = Gaussians.load_ply(toy_run / "stages" / "splat_before.ply")
+    before = Gaussians.load(toy_run / "stages" / "splat_before.ply")
     state = torch.load(next((toy_run / "nerfstudio_models").glob("*.ckpt")), weights_only=True)
     assert torch.allclose(state["pipeline"]["_model.before_means"], before.means, atol=1e-6)
     assert not torch.equal(state["pipeline"]["_model.gauss_params.features_dc"], before.sh[:, 0])
@@ -75,7 +75,7 @@ def test_ns_eval(toy_run, tmp_path):
 
 def test_ns_export(toy_run, tmp_path):
     nerfstudio("ns-export", "gaussian-splat", "--load-config", toy_run / "config.yml", "--output-dir", tmp_path)
-    assert len(Gaussians.load_ply(tmp_path / "splat.ply")) > 100
+    assert len(Gaussians.load(tmp_path / "splat.ply")) > 100
 
 
 def test_ns_render_interpolate(toy_run, tmp_path):

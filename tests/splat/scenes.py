@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from chopgrad_ns.splat import Gaussians
+
 WIDTH, HEIGHT = 52, 39  # neither a multiple of a tile
 NAMES = ["means", "quats", "scales", "opacities", "sh", "viewmats"]
 
@@ -62,6 +64,12 @@ def scene(kind: str = "plain", count: int = 120, degree: int = 3, views: int = 2
     elif kind != "plain":
         raise ValueError(kind)
     return [means, quats, scales, opacities, sh, *cameras(views)]
+
+
+def splat(degree: int = 2, count: int = 120) -> Gaussians:
+    """The plain scene as `Gaussians`."""
+    means, quats, scales, opacities, sh, *_ = scene(count=count, degree=degree)
+    return Gaussians(means, scales.log(), quats, opacities.logit(eps=1e-3), sh)
 
 
 def leaves(tensors: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
