@@ -4,6 +4,7 @@ All three follow gsplat's conventions: 0.3 px² of blur, alpha below 1/255 ignor
 finished when its transmittance would fall to 1e-4, boxes of three standard deviations on tiles of 16 pixels.
 """
 
+import weakref
 from typing import Literal
 
 import torch
@@ -127,11 +128,13 @@ def _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree: int
 
 def _absolute_gradient(means2d: Float[Tensor, "c n 2"], meta: dict) -> Float[Tensor, "c n 2"]:
     """Where compositing leaves absolute gradients; once it has, they become the `.absgrad` of what the user sees."""
-    absolute, seen = torch.zeros_like(means2d), meta["means2d"]
+    absolute = torch.zeros_like(means2d)
+    seen = weakref.ref(meta["means2d"])  # a hook that held its own tensor would keep the whole graph alive
     drawn = None if meta["camera_ids"] is None else (meta["camera_ids"], meta["gaussian_ids"])
 
     def publish(_) -> None:
-        seen.absgrad = absolute if drawn is None else absolute[drawn]
+        if (target := seen()) is not None:
+            target.absgrad = absolute if drawn is None else absolute[drawn]
 
     means2d.register_hook(publish)
     return absolute

@@ -1,6 +1,8 @@
 """The kernel as a program: determinism, threads, what densification reads, and life without a compiler."""
 
+import gc
 import multiprocessing
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -77,6 +79,18 @@ def test_means2d_keeps_its_gradient_and_its_absolute_gradient(backend):
     assert gradient.shape == absolute.shape == (2, len(inputs[0]), 2)
     assert (absolute >= gradient.abs() * (1 - 1e-4)).all() and (absolute.sum() > 1.2 * gradient.abs().sum())
     assert not absolute[meta["radii"] == 0].any()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_nothing_outlives_a_step(backend, packed):
+    outputs = rasterize(*leaves(scene()), WIDTH, HEIGHT, sh_degree=3, packed=packed, absgrad=True, backend=backend)
+    weigh(outputs).backward()
+    means2d = weakref.ref(outputs[2]["means2d"])
+    assert means2d().absgrad.any()
+    del outputs
+    gc.collect()
+    assert means2d() is None
 
 
 def test_absolute_gradients_of_both_backends_agree():
