@@ -135,10 +135,11 @@ class Echo(CausalDecoder):
         return frames, ("going", x[:, :, -1:], (steps,))
 
 
-def example(vae_or_decoder, latent_frames: int = 4, batch: int = 1, size: int = 3, dtype=torch.float64, side: bool = True):
+def example(vae_or_decoder, latent_frames: int = 4, batch: int = 1, size: int = 3, dtype=torch.float64, side: bool = True,
+            seed: int = 11):
     """A decoder, latents, target, side tensors (for diffusers' classes: of the first two blocks)."""
     decoder = as_causal_decoder(vae_or_decoder)
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
     channels = 3 if isinstance(vae_or_decoder, Echo) else 4
     latents = draw(batch, channels, latent_frames, size, size).requires_grad_()

@@ -51,14 +51,17 @@ def test_strategies_that_cannot_be_scaled_refuse_float16(backprop, autocast):
 
 @pytest.mark.parametrize("backprop", [Truncated(9), Exact(keep_every=2), Exact(tiles=SpatialTiles(9, 9, 0))], ids=str)
 def test_bfloat16_is_as_near_to_float32_as_the_full_graph_is(backprop):
-    example_ = example(wan("2.1", torch.float32), dtype=torch.float32)
-    _, right = gradients(example_, looking_back(1), Full())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, full = gradients(example_, looking_back(1), Full())
-        _, found = gradients(example_, looking_back(1), backprop)
-    error = lambda one: float((one["latents"] - right["latents"]).norm() / right["latents"].norm())  # noqa: E731
-    assert error(found) < 1.2 * error(full) < 0.1
-    assert difference({"latents": found["latents"]}, {"latents": full["latents"]}) < 2e-2
+    rows = []
+    for seed in range(8):  # on one clip rounding alone makes either the nearer by a quarter
+        example_ = example(wan("2.1", torch.float32), dtype=torch.float32, seed=seed)
+        _, right = gradients(example_, looking_back(1), Full())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            full, found = (gradients(example_, looking_back(1), strategy)[1]["latents"] for strategy in (Full(), backprop))
+        right = right["latents"]
+        rows.append([float((a - b).norm() / b.norm()) for a, b in ((found, right), (full, right), (found, full))])
+    of_found, of_full, between = torch.tensor(rows).mean(dim=0).tolist()
+    assert of_found < 1.2 * of_full < 0.1
+    assert between < 2e-2
 
 
 @EVERY
