@@ -7,23 +7,22 @@ from collections.abc import Callable
 class ProgressLines:
     """Callable `(step, steps, note)` that writes a line now and then: how far, how it goes, how fast, how long still.
 
-    `note` is a function and is only called for a line that is written. A step below the last one begins anew.
+    The pace is measured from the first call on, so that work taken up in the middle is told right; a step that is not
+    beyond the last one begins anew. `note` is a function and is only called for a line that is written.
     """
 
-    def __init__(self, label: str, write: Callable[[str], object] = print, seconds: float = 10.0):
-        """`seconds` between lines; the first step and the last one of steps that took longer get one too."""
-        self.label, self.write, self.seconds = label, write, seconds
-        self._begin(0)
-
-    def _begin(self, step: int) -> None:
-        self._first_step, self._last_step = step, step
-        self._began = self._written = time.monotonic()
+    def __init__(self, label: str, write: Callable[[str], object] = print, seconds: float = 10.0,
+                 now: Callable[[], float] = time.monotonic):
+        """`seconds` lie between lines; the last step gets one too if there was one before."""
+        self.label, self.write, self.seconds, self.now = label, write, seconds, now
+        self._last_step: float = float("inf")
 
     def __call__(self, step: int, steps: int, note: Callable[[], str] | None = None) -> None:
-        if step < self._last_step:
-            self._begin(step - 1)
+        now, again = self.now(), step <= self._last_step
         self._last_step = step
-        now = time.monotonic()
+        if again:
+            self._first_step, self._began, self._written = step, now, now
+            return
         ended = step >= steps and self._written > self._began
         if now - self._written < self.seconds and not ended:
             return
@@ -31,7 +30,7 @@ class ProgressLines:
         pace = (step - self._first_step) / max(now - self._began, 1e-9)
         told = [f"{step} of {steps} steps", *([note()] if note else []), f"{pace:.1f} steps/s"]
         if step < steps:
-            told.append(f"{clock((steps - step) / pace)} left" if pace else "time left unknown")
+            told.append(f"{clock((steps - step) / pace)} left")
         self.write(f"{self.label}: {', '.join(told)}")
 
 

@@ -13,11 +13,14 @@ NOTE_EVERY = 20
 
 
 @contextlib.contextmanager
-def bar(label: str) -> Iterator[Callable[..., None]]:
-    """Yield `report(step, steps, note)`; `note`, a function that says how it goes, may be left out."""
+def bar(label: str, seconds: float = 10.0) -> Iterator[Callable[..., None]]:
+    """Yield `report(step, steps, note)`; `note`, a function that says how it goes, may be left out.
+
+    `seconds` lie between the lines that are printed where there is no terminal.
+    """
     console = Console()
     if not console.is_terminal:
-        yield ProgressLines(label, lambda line: print(line, flush=True))
+        yield ProgressLines(label, lambda line: print(line, flush=True), seconds)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
                TimeRemainingColumn())

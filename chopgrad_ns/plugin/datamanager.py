@@ -115,15 +115,18 @@ class SparseViewsDataManager(FullImageDatamanager):
     def prior_depths(self) -> Optional[torch.Tensor]:
         """Depths [N, 1, H, W] of the training photos, 0 where unknown: from the scene's depth maps, or else its points.
 
-        None where nothing tells them, or nobody asked. Depth maps of held-out photos are not read.
+        None where nobody asked. Depth maps of held-out photos are not read. Raises UserError where nothing tells them.
         """
         if not self.config.depths:
             return None
         cameras, metadata = to_opencv(self.train_dataset.cameras), self.train_dataparser_outputs.metadata
         depths = depth_maps(self.train_dataparser_outputs, cameras)
-        if depths is None and has_points(metadata):
-            depths = depths_from_points(metadata["points3D_xyz"].float(), cameras)
-        return depths
+        if depths is not None:
+            return depths
+        if not has_points(metadata):
+            raise UserError(f"{self.config.data} has neither depth maps (depth_file_path) nor a point cloud to tell depths; "
+                            "leave the depth weight at 0.")
+        return depths_from_points(metadata["points3D_xyz"].float(), cameras)
 
     def held_out(self) -> Tuple[torch.Tensor, "object"]:
         """Held-out photos [M, 3, H, W] and their cameras: for evaluation, after training."""

@@ -161,7 +161,8 @@ class RefinedSplatModel(SplatfactoModel):
         drawn, alpha, info = rasterize(
             p["means"], p["quats"], torch.exp(p["scales"]), torch.sigmoid(p["opacities"]).squeeze(-1), colors, viewmat,
             view.K.to(viewmat), view.width, view.height, sh_degree=degree, render_mode=mode,
-            packed=False, absgrad=self.config.strategy == "default" and self.config.use_absgrad, rasterize_mode=self.config.rasterize_mode)
+            packed=False, absgrad=self.config.strategy == "default" and self.config.use_absgrad,
+            rasterize_mode=self.config.rasterize_mode)
         rgb = (drawn[0, ..., :3] + (1 - alpha[0]) * background).clamp(0, 1)
         depth = None
         if mode == "RGB+ED":

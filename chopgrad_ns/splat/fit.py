@@ -103,7 +103,7 @@ def _prepare(start: Gaussians, settings: FitSettings, extent: float):
               "opacities": start.opacity_logits, "sh0": start.sh[:, :1], "shN": start.sh[:, 1:]}
     params = torch.nn.ParameterDict({name: torch.nn.Parameter(value.clone()) for name, value in values.items()})
     rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * extent}
-    optimizers = {name: torch.optim.Adam([params[name]], lr=rates[name], eps=1e-15) for name in params}
+    optimizers = {name: torch.optim.Adam([params[name]], lr=rates[name], eps=1e-15, fused=True) for name in params}
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizers["means"], gamma=0.1 ** (1 / settings.steps))
     return params, optimizers, decay
 

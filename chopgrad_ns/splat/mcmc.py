@@ -78,7 +78,8 @@ def wander(opacities: Float[Tensor, "n"], scales: Float[Tensor, "n 3"], quats: F
 class AnyDeviceMCMC(MCMCStrategy):
     """gsplat's `MCMCStrategy` with the same settings, parameters and schedule, in plain torch.
 
-    Unlike gsplat's, a Gaussian that is moved starts with clean optimizer moments too, not only the one it joins.
+    Unlike gsplat's, a Gaussian that is moved starts with clean optimizer moments too, not only the one it joins. The
+    table of binomials that gsplat hands around (`binoms`) is not used; `SHARE_WEIGHTS` holds them in double precision.
     """
 
     @classmethod

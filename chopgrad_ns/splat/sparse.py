@@ -35,11 +35,12 @@ def gaussian_regulariser(opacities: Float[Tensor, "n"], scales: Float[Tensor, "n
 
 def depth_loss(depth: Float[Tensor, "1 h w"], alpha: Float[Tensor, "1 h w"], prior: Float[Tensor, "1 h w"],
                kind: DepthPrior, extent: float) -> Float[Tensor, ""]:
-    """Difference of the disparity (inverse depth) drawn and the prior's, over the pixels where the prior is known.
+    """Difference of the disparity (inverse depth) drawn and the prior's, where the prior is known.
 
-    For a metric prior, the mean absolute difference times `extent`, which makes it free of units, as gsplat's
-    trainer does. For a relative one, 1 − Pearson's correlation (FSGS, Zhu et al. 2024, equation 6), which no scale
-    and shift of the prior's disparity changes. See-through pixels count by their alpha. 0 where nothing is known.
+    For a metric prior, the absolute difference times `extent`, which makes it free of units, as gsplat's trainer
+    does. For a relative one, 1 − Pearson's correlation (FSGS, Zhu et al. 2024, equation 6), which no scale and shift
+    of the prior's disparity changes. Either is averaged over all pixels, weighted by alpha: a prior that knows few
+    pixels, or one of what is see-through, counts for little.
 
     Args:
         depth: expected z in world units (render mode "ED"), 0 where empty.
@@ -48,14 +49,15 @@ def depth_loss(depth: Float[Tensor, "1 h w"], alpha: Float[Tensor, "1 h w"], pri
         extent: radius of the camera positions in world units.
     """
     known = torch.isfinite(prior) & (prior > 0) & (alpha > 0) & (depth > 0)
+    if not known.any():
+        return depth.new_zeros(())
     weight = alpha.detach()[known]
     drawn, true = 1 / depth[known], 1 / prior[known].to(depth)
-    total = weight.sum().clamp_min(1e-6)
     if kind == "metric":
-        return extent * (weight * (drawn - true).abs()).sum() / total
-    drawn, true = (value - (weight * value).sum() / total for value in (drawn, true))
+        return extent * (weight * (drawn - true).abs()).sum() / depth.numel()
+    drawn, true = (value - (weight * value).sum() / weight.sum() for value in (drawn, true))
     spread = ((weight * drawn.square()).sum() * (weight * true.square()).sum()).clamp_min(1e-20).sqrt()
-    return (weight > 0).any() * (1 - (weight * drawn * true).sum() / spread)
+    return (1 - (weight * drawn * true).sum() / spread) * weight.sum() / depth.numel()
 
 
 def regularisation(opacity_weight: float | None, scale_weight: float | None, mcmc: bool) -> tuple[float, float]:

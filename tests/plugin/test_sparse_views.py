@@ -99,7 +99,9 @@ def test_random_seed_points_tell_nothing(tmp_path):
     meta = json.loads((scene / "transforms.json").read_text())
     del meta["ply_file_path"]
     (scene / "transforms.json").write_text(json.dumps(meta))
-    assert open_scene(scene, 2, 64, depths=True).training_views().depths is None
+    assert open_scene(scene, 2, 64).training_views().depths is None
+    with pytest.raises(UserError, match="neither depth maps .* nor a point cloud"):
+        open_scene(scene, 2, 64, depths=True).training_views()
 
 
 def test_the_models_options_reach_data_and_folds():
