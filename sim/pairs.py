@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from chopgrad_ns.data.clip import Pair
-from chopgrad_ns.data.depths import depths_from_points
 from chopgrad_ns.data.pairs import NamedProgress, held_out_pair
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
@@ -28,9 +27,7 @@ def sample_pair(index: int, settings: FitSettings, references: int, progress: Na
     kind, every = KINDS[index % len(KINDS)], SPARSITIES[(index // len(KINDS)) % len(SPARSITIES)]
     name = f"{kind}-{index}"
     world = sample_clip(kind, seed=1000 + index, frames=FRAMES)
-    # Depth as a capture without depth maps has it, though more is known: pairs should be degraded as captures are.
-    depths = depths_from_points(world.points, world.cameras)
-    views = Views(world.frames, world.cameras, world.points, world.colors, depths)
+    views = Views(world.frames, world.cameras, world.points, world.colors)  # as a capture without depth maps
     report = None if progress is None else (lambda *tick: progress(name, *tick))
     return held_out_pair(views, range(0, FRAMES, every), name, settings, references, report)
 

@@ -33,7 +33,7 @@ def run(output: Path, data: Optional[Path] = None, every: int = 8, longest_side:
     if data is None and not sample_worlds:
         raise UserError("There is nothing to make pairs from; give --data SCENE or --sample-worlds.")
     settings = FitSettings(steps=steps)
-    views = None if data is None else open_scene(data, every, longest_side).training_views()
+    views = None if data is None else open_scene(data, every, longest_side, settings.depth_prior).training_views()
     parts = sample_worlds + (len(split(len(views), folds)) if views is not None else 0)
     with bar("pairs") as report:
         progress = of_parts(report, parts)

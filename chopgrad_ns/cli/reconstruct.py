@@ -12,8 +12,8 @@ import tyro
 def run(scene: Annotated[Path, tyro.conf.Positional], output: Path = Path("splat.ply"), every: int = 8,
         longest_side: int = 240, steps: int = 1500, strategy: Literal["default", "mcmc"] = "default",
         max_gaussians: int = 60_000, sh_degree: Literal[0, 1, 2, 3] = 2, opacity_reg: Optional[float] = None,
-        scale_reg: Optional[float] = None, depth_weight: float = 0.0,
-        depth_prior: Literal["metric", "relative"] = "metric", seed: int = 0) -> None:
+        scale_reg: Optional[float] = None, depth_weight: float = 0.3,
+        depth_prior: Literal["metric", "relative", "points"] = "metric", seed: int = 0) -> None:
     """Fit a splat.
 
     Args:
@@ -27,8 +27,8 @@ def run(scene: Annotated[Path, tyro.conf.Positional], output: Path = Path("splat
         sh_degree: highest degree of spherical harmonics; few views cannot tell more apart
         opacity_reg: weight of the mean opacity in the loss; by default 0.01 with mcmc, otherwise 0
         scale_reg: weight of the mean scale in the loss; by default 0.01 with mcmc, otherwise 0
-        depth_weight: weight of the difference from depths: the scene's depth maps, or else depths of its points
-        depth_prior: whether depth maps are in the scene's units, or only relative (monocular estimates)
+        depth_weight: weight of the difference from prior depths, where the scene has any; 0 to leave them out
+        depth_prior: the scene's depth maps, in its units or only relative (monocular estimates), or depths of its points
         seed: of everything drawn at random
     """
     from chopgrad_ns.cli.progress import bar
@@ -38,7 +38,7 @@ def run(scene: Annotated[Path, tyro.conf.Positional], output: Path = Path("splat
     settings = FitSettings(steps=steps, strategy=strategy, max_gaussians=max_gaussians, sh_degree=sh_degree,
                            opacity_reg=opacity_reg, scale_reg=scale_reg, depth_weight=depth_weight,
                            depth_prior=depth_prior, seed=seed)
-    views = open_scene(scene, every, longest_side, depths=depth_weight > 0).training_views()
+    views = open_scene(scene, every, longest_side, depth_prior if depth_weight > 0 else None).training_views()
     with bar("fitting") as progress:
         splat = fit(views.photos, views.cameras, views.points, views.colors, settings, progress, views.depths)
     splat.save_ply(output)

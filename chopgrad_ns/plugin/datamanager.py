@@ -18,7 +18,9 @@ from chopgrad_ns.distill.store import PseudoObservations
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.plugin.cameras import to_nerfstudio, to_opencv
 from chopgrad_ns.plugin.dataparser import SparseViewsDataParserConfig
-from chopgrad_ns.plugin.depths import depth_maps
+from chopgrad_ns.plugin.depths import check_units, depth_maps
+from chopgrad_ns.plugin.model import PRIOR_DEPTH
+from chopgrad_ns.splat.sparse import DepthPrior
 
 SIZE_TOLERANCE = 4
 """Undistortion may crop photos of one camera to sizes that differ by a few pixels; more than this is refused."""
@@ -33,8 +35,8 @@ class SparseViewsDataManagerConfig(FullImageDatamanagerConfig):
     dataparser: tyro.conf.Suppress[SparseViewsDataParserConfig] = field(default_factory=SparseViewsDataParserConfig)
     longest_side: tyro.conf.Suppress[int] = 240
     pseudo_share: tyro.conf.Suppress[float] = 0.4
-    # Whether training needs prior depths; follows from the model's weight for them.
-    depths: tyro.conf.Suppress[bool] = False
+    # Set through the model's `depth_prior` and `depth_weight`; none are read where it is None.
+    depth_prior: tyro.conf.Suppress[Optional[DepthPrior]] = None
     # "gpu" means the training device, whichever it is; "cpu" would pin memory, which needs CUDA.
     cache_images: Literal["cpu", "gpu"] = "gpu"
 
@@ -94,10 +96,11 @@ class SparseViewsDataManager(FullImageDatamanager):
         index = order[position]
         batch = dict(photos[index])
         batch["image"] = batch["image"].to(self.device)
-        if self.prior_depths is not None:
-            batch["depth_image"] = self.prior_depths[index].permute(1, 2, 0).to(self.device)
         camera = self.train_cameras[index : index + 1].to(self.device)
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
+        if self.prior_depths is not None:
+            batch[PRIOR_DEPTH] = self.prior_depths[index].permute(1, 2, 0).to(self.device)
+            camera.metadata[PRIOR_DEPTH] = True
         return camera, batch
 
     def _pseudo_batch(self, index: int) -> Tuple[NerfstudioCameras, Dict]:
@@ -113,20 +116,28 @@ class SparseViewsDataManager(FullImageDatamanager):
 
     @cached_property
     def prior_depths(self) -> Optional[torch.Tensor]:
-        """Depths [N, 1, H, W] of the training photos, 0 where unknown: from the scene's depth maps, or else its points.
+        """Depths [N, 1, H, W] of the training photos as the configuration asks, 0 where unknown; None where it does not.
 
-        None where nobody asked. Depth maps of held-out photos are not read. Raises UserError where nothing tells them.
+        Depth maps of held-out photos are not read. Raises UserError where the scene lacks what was asked for, but for
+        metric depth maps, which are taken where they are, and where those contradict the scene's points.
         """
-        if not self.config.depths:
+        kind, outputs = self.config.depth_prior, self.train_dataparser_outputs
+        if kind is None:
             return None
-        cameras, metadata = to_opencv(self.train_dataset.cameras), self.train_dataparser_outputs.metadata
-        depths = depth_maps(self.train_dataparser_outputs, cameras)
-        if depths is not None:
-            return depths
-        if not has_points(metadata):
-            raise UserError(f"{self.config.data} has neither depth maps (depth_file_path) nor a point cloud to tell depths; "
-                            "leave the depth weight at 0.")
-        return depths_from_points(metadata["points3D_xyz"].float(), cameras)
+        cameras, points = to_opencv(self.train_dataset.cameras), None
+        if has_points(outputs.metadata):
+            points = depths_from_points(outputs.metadata["points3D_xyz"].float(), cameras)
+        if kind == "points":
+            if points is None:
+                raise UserError(f"{self.config.data} has no point cloud to tell depths; take another depth prior.")
+            return points
+        maps = depth_maps(outputs, cameras)
+        if maps is None and kind == "relative":
+            raise UserError(f"{self.config.data} has no depth maps; name them as depth_file_path in transforms.json, or "
+                            "take another depth prior.")
+        if maps is not None and points is not None and kind == "metric":
+            check_units(maps, points)
+        return maps
 
     def held_out(self) -> Tuple[torch.Tensor, "object"]:
         """Held-out photos [M, 3, H, W] and their cameras: for evaluation, after training."""

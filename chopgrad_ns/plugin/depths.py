@@ -12,6 +12,11 @@ from torch import Tensor
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.cameras import Cameras
 
+UNITS_TOLERANCE = 1.25
+"""By what factor depth maps may differ from points in the median: estimates and sensors do, units do by far more."""
+LEAST_POINTS = 20
+"""Pixels where both are known, below which nothing is concluded."""
+
 
 def depth_maps(outputs: DataparserOutputs, cameras: Cameras) -> Float[Tensor, "t 1 h w"] | None:
     """Depth z in the units of `cameras`, 0 where unknown; None where the scene has no depth maps.
@@ -37,6 +42,15 @@ def depth_maps(outputs: DataparserOutputs, cameras: Cameras) -> Float[Tensor, "t
                             "depth_file_path out of transforms.json.") from error
         maps.append(_seen_by(depth[..., 0].numpy(), photo, cameras[index]))
     return torch.stack(maps)[:, None]
+
+
+def check_units(maps: Float[Tensor, "t 1 h w"], points: Float[Tensor, "t 1 h w"]) -> None:
+    """Raise UserError where depth maps are in other units than the scene's points, both 0 where unknown."""
+    both = (maps > 0) & (points > 0)
+    ratio = float((maps[both] / points[both]).median()) if both.sum() >= LEAST_POINTS else 1.0
+    if not 1 / UNITS_TOLERANCE < ratio < UNITS_TOLERANCE:
+        raise UserError(f"The depth maps put things {ratio:.3g} times as far away as the scene's points are; correct their "
+                        "unit (millimetres of the scene), or take a relative depth prior, or a depth weight of 0.")
 
 
 def _seen_by(depth: Float[np.ndarray, "h0 w0"], photo: NerfstudioCameras, camera: Cameras) -> Float[Tensor, "h w"]:

@@ -16,6 +16,8 @@ from chopgrad_ns.splat.mcmc import AnyDeviceMCMC
 from chopgrad_ns.splat.rasterize import rasterize
 from chopgrad_ns.splat.sparse import DepthPrior, depth_loss, gaussian_regulariser, regularisation
 
+PRIOR_DEPTH = "prior_depth"
+"""Key of a prior depth map [H, W, 1] in a batch, and of the mark in its camera's metadata that depth will be needed."""
 EXTENT = 1.0
 """Radius of the camera positions: nerfstudio's parsers scale scenes to it, and Splatfacto relies on that too."""
 
@@ -37,10 +39,10 @@ class RefinedSplatConfig(SplatfactoModelConfig):
     """weight of the mean opacity in the loss; by default 0.01 with MCMC, which relies on it, and otherwise 0"""
     scale_reg: Optional[float] = None
     """weight of the mean scale in the loss; by default as above"""
-    depth_weight: float = 0.0
-    """weight of the difference from prior depths: the scene's depth maps, or else depths of its points; 0 for none"""
+    depth_weight: float = 0.3
+    """weight of the difference from prior depths, where the scene has any; 0 to leave them out"""
     depth_prior: DepthPrior = "metric"
-    """whether depth maps are in the scene's units, or only relative: their inverse known up to scale and shift"""
+    """the scene's depth maps, in its units or only relative (monocular estimates), or instead depths of its points"""
     num_downscales: int = 0
     sh_degree: int = 2
     sh_degree_interval: int = 400
@@ -135,7 +137,8 @@ class RefinedSplatModel(SplatfactoModel):
         if splat is None:
             return self._empty(view.height, view.width, background)
         degree = min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
-        with_depth = not self.training or self.config.output_depth_during_training or self.config.depth_weight > 0
+        guided = PRIOR_DEPTH in (camera.metadata or {})
+        with_depth = not self.training or self.config.output_depth_during_training or guided
         mode = "RGB+ED" if with_depth else "RGB"
         rgb, alpha, depth, self.info = self._draw(splat, viewmat, view, background, degree, mode)
         self.last_size = (view.height, view.width)
@@ -192,9 +195,9 @@ class RefinedSplatModel(SplatfactoModel):
         weights = regularisation(config.opacity_reg, config.scale_reg, config.strategy == "mcmc")
         if any(weights):
             losses["gaussian_reg"] = gaussian_regulariser(self.opacities.sigmoid(), self.scales.exp(), EXTENT, *weights)
-        if config.depth_weight and "depth_image" in batch:
+        if PRIOR_DEPTH in batch:
             drawn, alpha, prior = (image.permute(2, 0, 1) for image in
-                                   (outputs["depth"], outputs["accumulation"], batch["depth_image"]))
+                                   (outputs["depth"], outputs["accumulation"], batch[PRIOR_DEPTH]))
             losses["depth_loss"] = config.depth_weight * depth_loss(drawn, alpha, prior, config.depth_prior, EXTENT)
         return losses
 

@@ -41,10 +41,10 @@ class FitSettings:
     """weight of the mean opacity in the loss; by default 0.01 with MCMC, which relies on it, and otherwise 0"""
     scale_reg: float | None = None
     """weight of the mean scale, in units of the cameras' extent; by default as above"""
-    depth_weight: float = 0.0
-    """weight of the difference from prior depths, where there are any"""
+    depth_weight: float = 0.3
+    """weight of the difference from prior depths, where there are any; 0 to leave them out"""
     depth_prior: DepthPrior = "metric"
-    """whether prior depths are in world units, or only relative: their inverse known up to scale and shift"""
+    """what prior depths are: in world units, or relative (their inverse known up to scale and shift), or of points"""
     seed: int = 0
     """of view order, backgrounds and what is drawn at random in making Gaussians"""
 

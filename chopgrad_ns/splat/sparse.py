@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-DepthPrior = Literal["metric", "relative"]
-"""`metric`: z in world units. `relative`: its inverse is known up to scale and shift only, as monocular estimates are."""
+DepthPrior = Literal["metric", "relative", "points"]
+"""`metric`: maps of z in world units. `relative`: maps whose inverse is known up to scale and shift only, as monocular
+estimates are. `points`: z of the scene's own points, at the few pixels that they fall on."""
 
 MCMC_REGULARISATION = 0.01
 """Weight of opacities and of scales in MCMC's loss (Kheradmand et al. 2024, section 3.4), which relies on both."""
@@ -37,7 +38,7 @@ def depth_loss(depth: Float[Tensor, "1 h w"], alpha: Float[Tensor, "1 h w"], pri
                kind: DepthPrior, extent: float) -> Float[Tensor, ""]:
     """Difference of the disparity (inverse depth) drawn and the prior's, where the prior is known.
 
-    For a metric prior, the absolute difference times `extent`, which makes it free of units, as gsplat's trainer
+    For metric priors and points, the absolute difference times `extent`, which makes it free of units, as gsplat's trainer
     does. For a relative one, 1 − Pearson's correlation (FSGS, Zhu et al. 2024, equation 6), which no scale and shift
     of the prior's disparity changes. Either is averaged over all pixels, weighted by alpha: a prior that knows few
     pixels, or one of what is see-through, counts for little.
@@ -53,7 +54,7 @@ def depth_loss(depth: Float[Tensor, "1 h w"], alpha: Float[Tensor, "1 h w"], pri
         return depth.new_zeros(())
     weight = alpha.detach()[known]
     drawn, true = 1 / depth[known], 1 / prior[known].to(depth)
-    if kind == "metric":
+    if kind != "relative":
         return extent * (weight * (drawn - true).abs()).sum() / depth.numel()
     drawn, true = (value - (weight * value).sum() / weight.sum() for value in (drawn, true))
     spread = ((weight * drawn.square()).sum() * (weight * true.square()).sum()).clamp_min(1e-20).sqrt()

@@ -40,15 +40,15 @@ def scene_units(scene, views, every):
 
 
 def test_depth_maps_are_in_the_units_of_the_cameras(sample):
-    views = open_scene(sample, 2, 64, depths=True).training_views()
+    views = open_scene(sample, 2, 64, "metric").training_views()
     expected, scale = scene_units(sample, views, every=2)
     assert abs(scale - 1) > 0.1, "else the test could not tell"
     assert torch.allclose(views.depths, expected, rtol=1e-4)
 
 
 def test_depth_maps_are_scaled_with_the_photos(sample):
-    views = open_scene(sample, 2, 32, depths=True).training_views()
-    whole = open_scene(sample, 2, 64, depths=True).training_views().depths
+    views = open_scene(sample, 2, 32, "metric").training_views()
+    whole = open_scene(sample, 2, 64, "metric").training_views().depths
     blocks = whole.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
     assert views.depths.shape[-2:] == (24, 32)
     assert (views.depths[..., None] == blocks).any(dim=-1).all(), "each is one of the four pixels that it covers"
@@ -58,11 +58,11 @@ def test_depths_are_only_read_when_asked_for_and_never_of_held_out_views(sample,
     scene = shutil.copytree(sample, tmp_path / "room")
     for index in (1, 3, 5, 7):  # held out
         (scene / f"depths/{index:05d}.png").unlink()
-    assert (open_scene(scene, 2, 64, depths=True).training_views().depths > 0).any()
+    assert (open_scene(scene, 2, 64, "metric").training_views().depths > 0).any()
     (scene / "depths/00002.png").write_bytes(b"")
     assert open_scene(scene, 2, 64).training_views().depths is None
     with pytest.raises(UserError, match="00002.png cannot be read"):
-        open_scene(scene, 2, 64, depths=True).training_views()
+        open_scene(scene, 2, 64, "metric").training_views()
 
 
 def test_depth_of_a_distorted_photo(sample, tmp_path):
@@ -71,13 +71,14 @@ def test_depth_of_a_distorted_photo(sample, tmp_path):
     meta = json.loads((scene / "transforms.json").read_text())
     K = np.array([[meta["fl_x"], 0, meta["cx"] - 0.5], [0, meta["fl_y"], meta["cy"] - 0.5], [0, 0, 1]])
     meta["k1"] = -0.2
+    del meta["ply_file_path"]  # its points are of another scene than the depth maps drawn here
     (scene / "transforms.json").write_text(json.dumps(meta))
     columns, rows = np.meshgrid(np.arange(64.0), np.arange(48.0))
     rays = cv2.undistortPoints(np.stack([columns, rows], -1).reshape(-1, 1, 2), K, np.array([-0.2, 0, 0, 0]))[:, 0, 0]
     sloped = 1 / (0.5 + 0.4 * rays)  # z on a plane slanted in x, as the lens sees it
     for frame in meta["frames"]:
         cv2.imwrite(str(scene / frame["depth_file_path"]), np.rint(sloped.reshape(48, 64) * 1000).astype(np.uint16))
-    views = open_scene(scene, 2, 64, depths=True).training_views()
+    views = open_scene(scene, 2, 64, "metric").training_views()
     _, scale = scene_units(sample, views, every=2)
     x = (torch.arange(views.cameras.width) + 0.5 - views.cameras.K[0, 0, 2]) / views.cameras.K[0, 0, 0]
     expected = (scale / (0.5 + 0.4 * x)).expand_as(views.depths)
@@ -86,38 +87,53 @@ def test_depth_of_a_distorted_photo(sample, tmp_path):
     assert error.max() < 0.03, "the nearest pixel is taken; the lens displaces by 10 % at the edge"
 
 
-def test_points_tell_depth_where_there_are_no_maps(tmp_path):
-    views = open_scene(write_plane_scene(tmp_path / "plane"), 2, 64, depths=True).training_views()
+def test_points_tell_depth_where_asked(tmp_path):
+    scene = write_plane_scene(tmp_path / "plane")
+    assert open_scene(scene, 2, 64, "metric").training_views().depths is None
+    views = open_scene(scene, 2, 64, "points").training_views()
     known = views.depths > 0
     assert 0.02 < known.float().mean() < 0.5
     spread = views.depths[known]
     assert spread.std() < 1e-3 * spread.mean(), "all on the plane"
 
 
-def test_random_seed_points_tell_nothing(tmp_path):
+def test_depth_maps_in_other_units_are_refused(sample, tmp_path):
+    scene = shutil.copytree(sample, tmp_path / "room")
+    for file in (scene / "depths").iterdir():
+        cv2.imwrite(str(file), (cv2.imread(str(file), cv2.IMREAD_ANYDEPTH) // 10).astype(np.uint16))
+    with pytest.raises(UserError, match="0.1 times as far away"):
+        open_scene(scene, 2, 64, "metric").training_views()
+    assert open_scene(scene, 2, 64, "relative").training_views().depths is not None
+
+
+def test_asked_for_and_not_there(tmp_path):
     scene = write_plane_scene(tmp_path / "plane")
     meta = json.loads((scene / "transforms.json").read_text())
     del meta["ply_file_path"]
     (scene / "transforms.json").write_text(json.dumps(meta))
-    assert open_scene(scene, 2, 64).training_views().depths is None
-    with pytest.raises(UserError, match="neither depth maps .* nor a point cloud"):
-        open_scene(scene, 2, 64, depths=True).training_views()
+    with pytest.raises(UserError, match="no depth maps"):
+        open_scene(scene, 2, 64, "relative").training_views()
+    with pytest.raises(UserError, match="no point cloud"):
+        open_scene(scene, 2, 64, "points").training_views()  # the random points that seed it tell nothing
 
 
 def test_the_models_options_reach_data_and_folds():
     config = copy.deepcopy(chopgrad_refine.config)
-    assert not config.pipeline.datamanager.depths
-    config.pipeline.model.depth_weight = 0.3
-    config.pipeline.model.strategy = "mcmc"
+    assert isinstance(config, RefineTrainerConfig) and config.pipeline.datamanager.depth_prior == "metric"
+    model = config.pipeline.model
+    model.strategy, model.depth_prior, model.opacity_reg = "mcmc", "relative", 0.2
     config.__post_init__()
-    assert isinstance(config, RefineTrainerConfig) and config.pipeline.datamanager.depths
-    settings = config.pipeline.model.fit_settings(7)
-    assert (settings.steps, settings.depth_weight, settings.strategy) == (7, 0.3, "mcmc")
+    assert config.pipeline.datamanager.depth_prior == "relative"
+    settings = model.fit_settings(7)
+    assert (settings.steps, settings.strategy, settings.depth_prior, settings.opacity_reg) == (7, "mcmc", "relative", 0.2)
+    model.depth_weight = 0
+    config.__post_init__()
+    assert config.pipeline.datamanager.depth_prior is None
 
 
 def train(scene, steps, **options):
     """A model trained for some real steps, as nerfstudio's trainer does it, and the losses of every step."""
-    manager = open_scene(scene, 2, 64, depths=options.get("depth_weight", 0) > 0)
+    manager = open_scene(scene, 2, 64, "metric" if options.get("depth_weight", 0) else None)
     metadata = manager.train_dataparser_outputs.metadata
     torch.manual_seed(0)
     model = RefinedSplatConfig(reconstruct_steps=steps, warmup_length=5, refine_every=10, **options).setup(
