@@ -35,7 +35,8 @@ class ProgressLines:
 
 
 def clock(seconds: float) -> str:
-    """
+    """Seconds as people read them.
+
     >>> clock(75), clock(3725)
     ('1:15', '1:02:05')
     """

@@ -28,7 +28,7 @@ def run(scene: Annotated[Path, tyro.conf.Positional], output: Path = Path("splat
         opacity_reg: weight of the mean opacity in the loss; by default 0.01 with mcmc, otherwise 0
         scale_reg: weight of the mean scale in the loss; by default 0.01 with mcmc, otherwise 0
         depth_weight: weight of the difference from prior depths, where the scene has any; 0 to leave them out
-        depth_prior: the scene's depth maps, in its units or only relative (monocular estimates), or depths of its points
+        depth_prior: the scene's depth maps, in its units or only relative (monocular estimates), or its points' depths
         seed: of everything drawn at random
     """
     from chopgrad_ns.cli.progress import bar

@@ -1,4 +1,4 @@
-"""Prior depths for views: from the scene's own points, where nothing better is known."""
+"""Prior depths for views from the scene's own points."""
 
 import math
 

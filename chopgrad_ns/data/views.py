@@ -14,8 +14,8 @@ class Views:
     """Training photos of one scene, in capture order, all of one size and without lens distortion.
 
     `photos` [N, 3, H, W] in 0…1; `points` [P, 3] and `colors` [P, 3] in 0…1 seed a splat; `depths` [N, 1, H, W], where
-    there are any, are priors of z, 0 or not finite where unknown; all live in the world of `cameras`. Held-out photos and their depths
-    are never part of a `Views`: code that is handed one cannot reach them.
+    there are any, are priors of z, 0 or not finite where unknown; all live in the world of `cameras`. Held-out photos
+    and their depths are never part of a `Views`: code that is handed one cannot reach them.
     """
 
     photos: Float[Tensor, "n 3 h w"]
@@ -32,7 +32,8 @@ class Views:
         if self.depths is not None and self.depths.shape != (count, 1, height, width):
             raise ValueError(f"depths of shape {tuple(self.depths.shape)} for {count} photos of {width}×{height}")
         if count < 2:
-            raise UserError(f"{count} training view is not enough to reconstruct from; give at least 2 (a smaller --every).")
+            raise UserError(f"{count} training view is not enough to reconstruct from; give at least 2 (a smaller "
+                            "--every).")
 
     def __len__(self) -> int:
         return len(self.photos)

@@ -116,7 +116,7 @@ class SparseViewsDataManager(FullImageDatamanager):
 
     @cached_property
     def prior_depths(self) -> Optional[torch.Tensor]:
-        """Depths [N, 1, H, W] of the training photos as the configuration asks, 0 where unknown; None where it does not.
+        """Depths [N, 1, H, W] of the training photos as the configuration asks, 0 where unknown; None for none.
 
         Depth maps of held-out photos are not read. Raises UserError where the scene lacks what was asked for, but for
         metric depth maps, which are taken where they are, and where those contradict the scene's points.
@@ -133,8 +133,8 @@ class SparseViewsDataManager(FullImageDatamanager):
             return points
         maps = depth_maps(outputs, cameras)
         if maps is None and kind == "relative":
-            raise UserError(f"{self.config.data} has no depth maps; name them as depth_file_path in transforms.json, or "
-                            "take another depth prior.")
+            raise UserError(f"{self.config.data} has no depth maps; name them as depth_file_path in transforms.json, "
+                            "or take another depth prior.")
         if maps is not None and points is not None and kind == "metric":
             check_units(maps, points)
         return maps

@@ -49,8 +49,8 @@ def check_units(maps: Float[Tensor, "t 1 h w"], points: Float[Tensor, "t 1 h w"]
     both = (maps > 0) & (points > 0)
     ratio = float((maps[both] / points[both]).median()) if both.sum() >= LEAST_POINTS else 1.0
     if not 1 / UNITS_TOLERANCE < ratio < UNITS_TOLERANCE:
-        raise UserError(f"The depth maps put things {ratio:.3g} times as far away as the scene's points are; correct their "
-                        "unit (millimetres of the scene), or take a relative depth prior, or a depth weight of 0.")
+        raise UserError(f"The depth maps put things {ratio:.3g} times as far away as the scene's points are; correct "
+                        "their unit (millimetres of the scene), or take a relative depth prior, or a depth weight of 0.")
 
 
 def _seen_by(depth: Float[np.ndarray, "h0 w0"], photo: NerfstudioCameras, camera: Cameras) -> Float[Tensor, "h w"]:

@@ -143,7 +143,8 @@ class RefinedSplatModel(SplatfactoModel):
         rgb, alpha, depth, self.info = self._draw(splat, viewmat, view, background, degree, mode)
         self.last_size = (view.height, view.width)
         if self.training:
-            self.strategy.step_pre_backward(self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info)
+            self.strategy.step_pre_backward(self.gauss_params, self.optimizers, self.strategy_state, self.step,
+                                            self.info)
             return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
         before = self.before()
         old = rgb if before is None else self._draw(_parameters(before), viewmat, view, background,

@@ -127,7 +127,7 @@ class _CappedStrategy(DefaultStrategy):
 
 
 def _strategy(settings: FitSettings) -> DefaultStrategy | AnyDeviceMCMC:
-    """Densification on a schedule shrunk to the run, from a fifth to three quarters of the steps, no resets; or MCMC."""
+    """Densification shrunk to the run, from a fifth to three quarters of its steps and without resets; or MCMC."""
     if settings.strategy == "mcmc":
         return AnyDeviceMCMC.for_run(settings.steps, settings.max_gaussians)
     return _CappedStrategy(

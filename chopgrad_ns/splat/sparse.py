@@ -14,12 +14,12 @@ DepthPrior = Literal["metric", "relative", "points"]
 estimates are. `points`: z of the scene's own points, at the few pixels that they fall on."""
 
 MCMC_REGULARISATION = 0.01
-"""Weight of opacities and of scales in MCMC's loss (Kheradmand et al. 2024, section 3.4), which relies on both."""
+"""Weight of opacities and of scales in MCMC's loss (Kheradmand et al. 2024), which relies on both."""
 
 
 def gaussian_regulariser(opacities: Float[Tensor, "n"], scales: Float[Tensor, "n 3"], extent: float,
                          opacity_weight: float, scale_weight: float) -> Float[Tensor, ""]:
-    """Weighted mean opacity and mean scale (Kheradmand et al. 2024, equation 12, averaged over Gaussians).
+    """Weighted mean opacity and mean scale: the regularisers of Kheradmand et al. 2024, averaged over Gaussians.
 
     Args:
         opacities: 0…1.
@@ -38,9 +38,9 @@ def depth_loss(depth: Float[Tensor, "1 h w"], alpha: Float[Tensor, "1 h w"], pri
                kind: DepthPrior, extent: float) -> Float[Tensor, ""]:
     """Difference of the disparity (inverse depth) drawn and the prior's, where the prior is known.
 
-    For metric priors and points, the absolute difference times `extent`, which makes it free of units, as gsplat's trainer
-    does. For a relative one, 1 − Pearson's correlation (FSGS, Zhu et al. 2024, equation 6), which no scale and shift
-    of the prior's disparity changes. Either is averaged over all pixels, weighted by alpha: a prior that knows few
+    For metric priors and points, the absolute difference times `extent`, which makes it free of units, as in gsplat's
+    trainer. For a relative one, 1 − Pearson's correlation (FSGS, Zhu et al. 2024), which no scale and shift of the
+    prior's disparity changes. Either is averaged over all pixels, weighted by alpha: a prior that knows few
     pixels, or one of what is see-through, counts for little.
 
     Args:

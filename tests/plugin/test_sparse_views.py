@@ -33,9 +33,9 @@ def scene_units(scene, views, every):
     """Depth maps as written, in metres, brought to the units of the views' cameras by their distances."""
     files = sorted((scene / "depths").iterdir())[::every]
     metres = np.stack([cv2.imread(str(file), cv2.IMREAD_ANYDEPTH) for file in files]) / 1000
-    poses = [np.array(frame["transform_matrix"]) for frame in json.loads((scene / "transforms.json").read_text())["frames"]]
-    centers = np.stack([pose[:3, 3] for pose in poses[::every]])
-    scale = float((views.cameras.centers[-1] - views.cameras.centers[0]).norm()) / np.linalg.norm(centers[-1] - centers[0])
+    frames = json.loads((scene / "transforms.json").read_text())["frames"][::every]
+    first, last = (np.array(frames[index]["transform_matrix"])[:3, 3] for index in (0, -1))
+    scale = float((views.cameras.centers[-1] - views.cameras.centers[0]).norm()) / np.linalg.norm(last - first)
     return torch.from_numpy(metres).float()[:, None] * scale, scale
 
 
@@ -125,7 +125,8 @@ def test_the_models_options_reach_data_and_folds():
     config.__post_init__()
     assert config.pipeline.datamanager.depth_prior == "relative"
     settings = model.fit_settings(7)
-    assert (settings.steps, settings.strategy, settings.depth_prior, settings.opacity_reg) == (7, "mcmc", "relative", 0.2)
+    chosen = settings.steps, settings.strategy, settings.depth_prior, settings.opacity_reg
+    assert chosen == (7, "mcmc", "relative", 0.2)
     model.depth_weight = 0
     config.__post_init__()
     assert config.pipeline.datamanager.depth_prior is None

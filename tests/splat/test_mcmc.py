@@ -63,7 +63,8 @@ def test_shares_together_look_like_the_whole(shares):
 def test_more_than_the_most_shares_are_counted_as_the_most():
     values = torch.tensor([0.5]), torch.ones(1, 3)
     assert torch.equal(divide(*values, torch.tensor([1000]))[1], divide(*values, torch.tensor([MOST_SHARES]))[1])
-    assert all(torch.isfinite(value).all() for value in divide(torch.tensor([1.0]), torch.ones(1, 3), torch.tensor([51])))
+    opaque = divide(torch.tensor([1.0]), torch.ones(1, 3), torch.tensor([51]))
+    assert all(torch.isfinite(value).all() for value in opaque)
 
 
 @pytest.mark.parametrize("opacity_shape", [(), (1,)])
