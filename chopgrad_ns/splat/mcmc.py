@@ -78,8 +78,9 @@ def wander(opacities: Float[Tensor, "n"], scales: Float[Tensor, "n 3"], quats: F
 class AnyDeviceMCMC(MCMCStrategy):
     """gsplat's `MCMCStrategy` with the same settings, parameters and schedule, in plain torch.
 
-    Unlike gsplat's, a Gaussian that is moved starts with clean optimizer moments too, not only the one it joins. The
-    table of binomials that gsplat hands around (`binoms`) is not used; `SHARE_WEIGHTS` holds them in double precision.
+    A Gaussian that is moved or added starts with clean optimizer moments, and the one it joins keeps its own: clearing
+    those too would make Adam overshoot everywhere, for its count of steps goes on. The table of binomials that gsplat
+    hands around (`binoms`) is not used; `SHARE_WEIGHTS` holds them in double precision.
     """
 
     @classmethod
@@ -114,7 +115,7 @@ class AnyDeviceMCMC(MCMCStrategy):
             return torch.nn.Parameter(value.index_copy(0, dead, value[joined]))
 
         def forget(key: str, value: Tensor) -> Tensor:
-            return value.index_fill(0, torch.cat([joined, dead]), 0)
+            return value.index_fill(0, dead, 0)
 
         _update_param_with_optimizer(move, forget, params, optimizers)
         return len(dead)
@@ -133,8 +134,7 @@ class AnyDeviceMCMC(MCMCStrategy):
             return torch.nn.Parameter(torch.cat([value, value[joined]]))
 
         def forget(key: str, value: Tensor) -> Tensor:
-            cleared = value.index_fill(0, joined, 0)
-            return torch.cat([cleared, value.new_zeros(more, *value.shape[1:])])
+            return torch.cat([value, value.new_zeros(more, *value.shape[1:])])
 
         _update_param_with_optimizer(extend, forget, params, optimizers)
         return more
