@@ -80,7 +80,7 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
         for step in range(settings.steps):
             order = order or draw.sample(range(len(images)), len(images))
             view = order.pop()
-            depth = depths[view] if depths is not None and settings.depth_weight else None
+            depth = depths[view].to(images) if depths is not None and settings.depth_weight else None
             loss, meta = _loss(params, images[view], depth, cameras[view], step, extent, settings, generator)
             strategy.step_pre_backward(params, optimizers, state, step, meta)
             loss.backward()
