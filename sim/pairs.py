@@ -3,11 +3,11 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from chopgrad_ns.data.clip import Pair
-from chopgrad_ns.data.pairs import held_out_pair
+from chopgrad_ns.data.pairs import NamedProgress, held_out_pair
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import user_cache
@@ -21,28 +21,26 @@ FRAMES = 40
 RECIPE = 1
 """Raised whenever worlds or pairs come out differently, so that cached ones are made again."""
 
-Progress = Callable[[str, int, int], None]
 
-
-def sample_pair(index: int, settings: FitSettings, references: int, progress: Progress | None = None) -> Pair:
+def sample_pair(index: int, settings: FitSettings, references: int, progress: NamedProgress | None = None) -> Pair:
     """The `index`-th pair: kind, seed and sparsity follow from the index."""
     kind, every = KINDS[index % len(KINDS)], SPARSITIES[(index // len(KINDS)) % len(SPARSITIES)]
     name = f"{kind}-{index}"
     world = sample_clip(kind, seed=1000 + index, frames=FRAMES)
-    views = Views(world.frames, world.cameras, world.points, world.colors)
-    report = None if progress is None else (lambda step, steps: progress(name, step, steps))
+    views = Views(world.frames, world.cameras, world.points, world.colors)  # as a capture without depth maps
+    report = None if progress is None else (lambda *tick: progress(name, *tick))
     return held_out_pair(views, range(0, FRAMES, every), name, settings, references, report)
 
 
 def sample_pairs(count: int, settings: FitSettings, references: int = 2,
-                 progress: Progress | None = None) -> Iterator[Pair]:
+                 progress: NamedProgress | None = None) -> Iterator[Pair]:
     """Pairs of the first `count` sample worlds, one at a time."""
     for index in range(count):
         yield sample_pair(index, settings, references, progress)
 
 
 def cached_sample_pairs(count: int, settings: FitSettings, references: int = 2,
-                        progress: Progress | None = None) -> list[Pair]:
+                        progress: NamedProgress | None = None) -> list[Pair]:
     """As `sample_pairs`, kept in the user's cache: they do not depend on the scene at hand."""
     recipe = json.dumps([RECIPE, asdict(settings), references, FRAMES], sort_keys=True)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]

@@ -24,18 +24,21 @@ def run(output: Path, data: Optional[Path] = None, every: int = 8, longest_side:
     from chopgrad_ns.cli.progress import bar
     from chopgrad_ns.cli.scenes import open_scene
     from chopgrad_ns.data.pairs import fold_pairs
+    from chopgrad_ns.data.pairs import folds as split
     from chopgrad_ns.errors import UserError
+    from chopgrad_ns.progress import of_parts
     from chopgrad_ns.sim.pairs import sample_pairs
     from chopgrad_ns.splat.fit import FitSettings
 
     if data is None and not sample_worlds:
         raise UserError("There is nothing to make pairs from; give --data SCENE or --sample-worlds.")
     settings = FitSettings(steps=steps)
+    views = None if data is None else open_scene(data, every, longest_side, settings.depth_prior).training_views()
+    parts = sample_worlds + (len(split(len(views), folds)) if views is not None else 0)
     with bar("pairs") as report:
-        progress = lambda name, step, steps: report(step, steps)  # noqa: E731
+        progress = of_parts(report, parts)
         made = []
-        if data is not None:
-            views = open_scene(data, every, longest_side).training_views()
+        if views is not None:
             made += [pair.save(output / pair.name) or pair.name
                      for pair in fold_pairs(views, folds, settings, references, progress)]
         made += [pair.save(output / pair.name) or pair.name

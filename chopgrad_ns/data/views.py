@@ -13,26 +13,32 @@ from chopgrad_ns.splat.cameras import Cameras
 class Views:
     """Training photos of one scene, in capture order, all of one size and without lens distortion.
 
-    `photos` [N, 3, H, W] in 0…1; `points` [P, 3] and `colors` [P, 3] in 0…1 seed a splat; both live in the world of
-    `cameras`. Held-out photos are never part of a `Views`: code that is handed one cannot reach them.
+    `photos` [N, 3, H, W] in 0…1; `points` [P, 3] and `colors` [P, 3] in 0…1 seed a splat; `depths` [N, 1, H, W], where
+    there are any, are priors of z, 0 or not finite where unknown; all live in the world of `cameras`. Held-out photos
+    and their depths are never part of a `Views`: code that is handed one cannot reach them.
     """
 
     photos: Float[Tensor, "n 3 h w"]
     cameras: Cameras
     points: Float[Tensor, "p 3"]
     colors: Float[Tensor, "p 3"]
+    depths: Float[Tensor, "n 1 h w"] | None = None
 
     def __post_init__(self) -> None:
         count, _, height, width = self.photos.shape
         if (len(self.cameras), self.cameras.height, self.cameras.width) != (count, height, width):
             raise ValueError(f"{len(self.cameras)} cameras of {self.cameras.width}×{self.cameras.height} for {count} "
                              f"photos of {width}×{height}")
+        if self.depths is not None and self.depths.shape != (count, 1, height, width):
+            raise ValueError(f"depths of shape {tuple(self.depths.shape)} for {count} photos of {width}×{height}")
         if count < 2:
-            raise UserError(f"{count} training view is not enough to reconstruct from; give at least 2 (a smaller --every).")
+            raise UserError(f"{count} training view is not enough to reconstruct from; give at least 2 (a smaller "
+                            "--every).")
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def subset(self, indices: list[int]) -> "Views":
         """The views at `indices`, with the same seed points."""
-        return Views(self.photos[indices], self.cameras[indices], self.points, self.colors)
+        depths = None if self.depths is None else self.depths[indices]
+        return Views(self.photos[indices], self.cameras[indices], self.points, self.colors, depths)

@@ -91,6 +91,7 @@ class RefineTrainerConfig(RunFolderMixin, TrainerConfig):
         model = self.pipeline.model
         model.reconstruct_steps = max(self.refine.reconstruct_steps, 1)
         model.pseudo_weight = self.refine.pseudo_weight
+        datamanager.depth_prior = model.depth_prior if model.depth_weight > 0 else None
         self.max_num_iterations = self.refine.schedule.total_steps
 
 

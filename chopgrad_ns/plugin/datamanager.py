@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Dict, Literal, Optional, Tuple, Type
 
 import torch
@@ -11,11 +12,15 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
+from chopgrad_ns.data.depths import depths_from_points
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.distill.store import PseudoObservations
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.plugin.cameras import to_nerfstudio, to_opencv
 from chopgrad_ns.plugin.dataparser import SparseViewsDataParserConfig
+from chopgrad_ns.plugin.depths import check_units, depth_maps
+from chopgrad_ns.plugin.model import PRIOR_DEPTH
+from chopgrad_ns.splat.sparse import DepthPrior
 
 SIZE_TOLERANCE = 4
 """Undistortion may crop photos of one camera to sizes that differ by a few pixels; more than this is refused."""
@@ -30,6 +35,8 @@ class SparseViewsDataManagerConfig(FullImageDatamanagerConfig):
     dataparser: tyro.conf.Suppress[SparseViewsDataParserConfig] = field(default_factory=SparseViewsDataParserConfig)
     longest_side: tyro.conf.Suppress[int] = 240
     pseudo_share: tyro.conf.Suppress[float] = 0.4
+    # Set through the model's `depth_prior` and `depth_weight`; none are read where it is None.
+    depth_prior: tyro.conf.Suppress[Optional[DepthPrior]] = None
     # "gpu" means the training device, whichever it is; "cpu" would pin memory, which needs CUDA.
     cache_images: Literal["cpu", "gpu"] = "gpu"
 
@@ -91,6 +98,9 @@ class SparseViewsDataManager(FullImageDatamanager):
         batch["image"] = batch["image"].to(self.device)
         camera = self.train_cameras[index : index + 1].to(self.device)
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
+        if self.prior_depths is not None:
+            batch[PRIOR_DEPTH] = self.prior_depths[index].permute(1, 2, 0).to(self.device)
+            camera.metadata[PRIOR_DEPTH] = True
         return camera, batch
 
     def _pseudo_batch(self, index: int) -> Tuple[NerfstudioCameras, Dict]:
@@ -101,7 +111,33 @@ class SparseViewsDataManager(FullImageDatamanager):
 
     def training_views(self) -> Views:
         """The training photos with their cameras and the scene's seed points; nothing that is held out."""
-        return Views(_stack(self.cached_train), to_opencv(self.train_dataset.cameras), *self._seed_points())
+        photos, cameras = _stack(self.cached_train), to_opencv(self.train_dataset.cameras)
+        return Views(photos, cameras, *self._seed_points(), self.prior_depths)
+
+    @cached_property
+    def prior_depths(self) -> Optional[torch.Tensor]:
+        """Depths [N, 1, H, W] of the training photos as the configuration asks, 0 where unknown; None for none.
+
+        Depth maps of held-out photos are not read. Raises UserError where the scene lacks what was asked for, but for
+        metric depth maps, which are taken where they are, and where those contradict the scene's points.
+        """
+        kind, outputs = self.config.depth_prior, self.train_dataparser_outputs
+        if kind is None:
+            return None
+        cameras, points = to_opencv(self.train_dataset.cameras), None
+        if has_points(outputs.metadata):
+            points = depths_from_points(outputs.metadata["points3D_xyz"].float(), cameras)
+        if kind == "points":
+            if points is None:
+                raise UserError(f"{self.config.data} has no point cloud to tell depths; take another depth prior.")
+            return points
+        maps = depth_maps(outputs, cameras)
+        if maps is None and kind == "relative":
+            raise UserError(f"{self.config.data} has no depth maps; name them as depth_file_path in transforms.json, "
+                            "or take another depth prior.")
+        if maps is not None and points is not None and kind == "metric":
+            check_units(maps, points)
+        return maps
 
     def held_out(self) -> Tuple[torch.Tensor, "object"]:
         """Held-out photos [M, 3, H, W] and their cameras: for evaluation, after training."""
@@ -110,9 +146,14 @@ class SparseViewsDataManager(FullImageDatamanager):
 
     def _seed_points(self) -> Tuple[torch.Tensor, torch.Tensor]:
         metadata = self.train_dataparser_outputs.metadata
-        if metadata.get("points3D_xyz") is not None and len(metadata["points3D_xyz"]):
+        if has_points(metadata):
             return metadata["points3D_xyz"].float(), metadata["points3D_rgb"].float() / 255
         return random_seed_points(self.train_dataset.cameras.camera_to_worlds[:, :3, 3])
+
+
+def has_points(metadata: Dict) -> bool:
+    """Whether a scene came with a point cloud."""
+    return metadata.get("points3D_xyz") is not None and len(metadata["points3D_xyz"]) > 0
 
 
 def random_seed_points(centers: torch.Tensor, count: int = 5000) -> Tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Splatfacto on any device, with the splat before refinement kept beside the current one."""
 
 from dataclasses import dataclass, field
-from typing import Dict, Literal, Type, Union
+from typing import Dict, Literal, Optional, Type, Union
 
 import torch
 from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
@@ -10,8 +10,16 @@ from torch import Tensor
 
 from chopgrad_ns.plugin.cameras import to_opencv
 from chopgrad_ns.plugin.compat import no_perceptual_download
+from chopgrad_ns.splat.fit import FitSettings
 from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.mcmc import AnyDeviceMCMC
 from chopgrad_ns.splat.rasterize import rasterize
+from chopgrad_ns.splat.sparse import DepthPrior, depth_loss, gaussian_regulariser, regularisation
+
+PRIOR_DEPTH = "prior_depth"
+"""Key of a prior depth map [H, W, 1] in a batch, and of the mark in its camera's metadata that depth will be needed."""
+EXTENT = 1.0
+"""Radius of the camera positions: nerfstudio's parsers scale scenes to it, and Splatfacto relies on that too."""
 
 
 @dataclass
@@ -23,11 +31,28 @@ class RefinedSplatConfig(SplatfactoModelConfig):
     """steps of plain reconstruction; densification takes place in the first three quarters"""
     pseudo_weight: float = 1.0
     """weight of the loss on refined frames"""
+    strategy: Literal["default", "mcmc"] = "default"
+    """how Gaussians are made: 3DGS's densification by gradients, or Markov chain Monte Carlo"""
+    max_gaussians: int = 60_000
+    """MCMC makes no more once there are this many"""
+    opacity_reg: Optional[float] = None
+    """weight of the mean opacity in the loss; by default 0.01 with MCMC, which relies on it, and otherwise 0"""
+    scale_reg: Optional[float] = None
+    """weight of the mean scale in the loss; by default as above"""
+    depth_weight: float = 0.3
+    """weight of the difference from prior depths, where the scene has any; 0 to leave them out"""
+    depth_prior: DepthPrior = "metric"
+    """the scene's depth maps, in its units or only relative (monocular estimates), or instead depths of its points"""
     num_downscales: int = 0
     sh_degree: int = 2
     sh_degree_interval: int = 400
     warmup_length: int = 300
     background_color: Literal["random", "black", "white"] = "random"
+
+    def fit_settings(self, steps: int) -> FitSettings:
+        """The same options for splats that are fitted beside this one, in so many steps."""
+        names = ("strategy", "max_gaussians", "opacity_reg", "scale_reg", "depth_weight", "depth_prior")
+        return FitSettings(steps=steps, **{name: getattr(self, name) for name in names})
 
 
 class RefinedSplatModel(SplatfactoModel):
@@ -46,6 +71,9 @@ class RefinedSplatModel(SplatfactoModel):
         with no_perceptual_download(_LazyPerceptual()):
             super().populate_modules()
         self.strategy.verbose = False
+        if self.config.strategy == "mcmc":
+            self.strategy = AnyDeviceMCMC.for_run(self.config.reconstruct_steps, self.config.max_gaussians)
+            self.strategy_state = self.strategy.initialize_state()
         self.background_color = torch.zeros(3)
         if seed is not None and not self.config.random_init:
             points, colors = seed
@@ -106,11 +134,14 @@ class RefinedSplatModel(SplatfactoModel):
         if splat is None:
             return self._empty(view.height, view.width, background)
         degree = min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
-        mode = "RGB" if self.training and not self.config.output_depth_during_training else "RGB+ED"
+        guided = PRIOR_DEPTH in (camera.metadata or {})
+        with_depth = not self.training or self.config.output_depth_during_training or guided
+        mode = "RGB+ED" if with_depth else "RGB"
         rgb, alpha, depth, self.info = self._draw(splat, viewmat, view, background, degree, mode)
         self.last_size = (view.height, view.width)
         if self.training:
-            self.strategy.step_pre_backward(self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info)
+            self.strategy.step_pre_backward(self.gauss_params, self.optimizers, self.strategy_state, self.step,
+                                            self.info)
             return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
         before = self.before()
         old = rgb if before is None else self._draw(_parameters(before), viewmat, view, background,
@@ -131,7 +162,8 @@ class RefinedSplatModel(SplatfactoModel):
         drawn, alpha, info = rasterize(
             p["means"], p["quats"], torch.exp(p["scales"]), torch.sigmoid(p["opacities"]).squeeze(-1), colors, viewmat,
             view.K.to(viewmat), view.width, view.height, sh_degree=degree, render_mode=mode,
-            packed=False, absgrad=self.strategy.absgrad, rasterize_mode=self.config.rasterize_mode)
+            packed=False, absgrad=self.config.strategy == "default" and self.config.use_absgrad,
+            rasterize_mode=self.config.rasterize_mode)
         rgb = (drawn[0, ..., :3] + (1 - alpha[0]) * background).clamp(0, 1)
         depth = None
         if mode == "RGB+ED":
@@ -144,9 +176,30 @@ class RefinedSplatModel(SplatfactoModel):
         outputs["error"] = torch.zeros_like(outputs["accumulation"])
         return outputs
 
+    def step_post_backward(self, step: int) -> None:
+        """Make, move and remove Gaussians as the strategy says."""
+        if self.config.strategy == "default":
+            super().step_post_backward(step)
+            return
+        self.strategy.step_post_backward(self.gauss_params, self.optimizers, self.strategy_state, step, self.info,
+                                         lr=self.optimizers["means"].param_groups[0]["lr"])
+
     # Losses and metrics.
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
+        """Splatfacto's losses, with those of `splat.sparse` that the configuration asks for, each weighted."""
+        losses = self._photometric(outputs, batch, metrics_dict)
+        config = self.config
+        weights = regularisation(config.opacity_reg, config.scale_reg, config.strategy == "mcmc")
+        if any(weights):
+            losses["gaussian_reg"] = gaussian_regulariser(self.opacities.sigmoid(), self.scales.exp(), EXTENT, *weights)
+        if PRIOR_DEPTH in batch:
+            drawn, alpha, prior = (image.permute(2, 0, 1) for image in
+                                   (outputs["depth"], outputs["accumulation"], batch[PRIOR_DEPTH]))
+            losses["depth_loss"] = config.depth_weight * depth_loss(drawn, alpha, prior, config.depth_prior, EXTENT)
+        return losses
+
+    def _photometric(self, outputs, batch, metrics_dict) -> Dict[str, Tensor]:
         if "pseudo_weight" not in batch:
             return super().get_loss_dict(outputs, batch, metrics_dict)
         # Where a refined frame is not trusted it is replaced by the render itself: no gradient from there, in the

@@ -3,6 +3,7 @@
 Every stage writes its result under `RUN/stages/` when it is complete and finds it there when the run is resumed.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from chopgrad_ns.distill.rounds import RoundSettings, make_round
 from chopgrad_ns.distill.store import PseudoObservations
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import write_json
-from chopgrad_ns.splat.fit import FitSettings
+from chopgrad_ns.progress import ProgressLines
 
 
 def check_settings(settings) -> None:
@@ -146,11 +147,12 @@ class Stages:
         from chopgrad_ns.sim.pairs import cached_sample_pairs
 
         self.clock.enter("pairs")
-        fit = FitSettings(steps=self.settings.fold_steps)
+        fit = self.pipeline.model.config.fit_settings(self.settings.fold_steps)
         marker = self.work / "pairs" / "complete.json"
+        progress_of = functools.cache(self._progress)
 
-        def report(name: str, step: int, steps: int) -> None:
-            self._progress(name)(step, steps)
+        def report(name: str, *tick) -> None:
+            progress_of(name)(*tick)
 
         if not marker.exists():
             names = []
@@ -162,13 +164,13 @@ class Stages:
         pairs = [Pair.load(marker.parent / name) for name in json.loads(marker.read_text())["pairs"]]
         return pairs + cached_sample_pairs(self.settings.sample_worlds, fit, self.settings.references, report)
 
-    def _progress(self, name: str) -> Callable[[int, int], None]:
-        """Report every tenth of a stage, and let the viewer draw between steps."""
+    def _progress(self, name: str) -> Callable[..., None]:
+        """Report a stage's steps now and then, with the time left, and let the viewer draw between steps."""
+        lines = ProgressLines(f"  {name}", CONSOLE.print)
 
-        def report(step: int, steps: int) -> None:
+        def report(*tick) -> None:
             self.breathe()
-            if step and step % max(steps // 5, 1) == 0:
-                CONSOLE.print(f"  {name}: {step} of {steps} steps")
+            lines(*tick)
 
         return report
 

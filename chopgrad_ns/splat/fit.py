@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from gsplat.strategy import DefaultStrategy
@@ -13,7 +14,9 @@ from torch import Tensor
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.mcmc import AnyDeviceMCMC
 from chopgrad_ns.splat.rasterize import rasterize
+from chopgrad_ns.splat.sparse import DepthPrior, depth_loss, gaussian_regulariser, regularisation
 
 
 @dataclass
@@ -26,15 +29,28 @@ class FitSettings:
     """highest degree of spherical harmonics; few views cannot tell more apart"""
     ssim_weight: float = 0.2
     """share of 1 − SSIM in the loss, the rest is L1"""
+    strategy: Literal["default", "mcmc"] = "default"
+    """how Gaussians are made: 3DGS's densification by gradients, or Markov chain Monte Carlo"""
     grow_gradient: float = 0.0008
-    """mean absolute gradient of a 2D mean above which a Gaussian is split or duplicated"""
+    """mean absolute gradient of a 2D mean above which densification splits or duplicates a Gaussian"""
     max_gaussians: int = 60_000
     """no more are made once there are this many"""
     random_background: bool = True
     """a new background colour each step, so that dark surfaces are not left transparent"""
+    opacity_reg: float | None = None
+    """weight of the mean opacity in the loss; by default 0.01 with MCMC, which relies on it, and otherwise 0"""
+    scale_reg: float | None = None
+    """weight of the mean scale, in units of the cameras' extent; by default as above"""
+    depth_weight: float = 0.3
+    """weight of the difference from prior depths, where there are any; 0 to leave them out"""
+    depth_prior: DepthPrior = "metric"
+    """what prior depths are: in world units, or relative (their inverse known up to scale and shift), or of points"""
     seed: int = 0
-    """of view order and backgrounds"""
+    """of view order, backgrounds and what is drawn at random in making Gaussians"""
 
+
+Progress = Callable[[int, int, Callable[[], str]], None]
+"""Told after each step: steps done, steps in all, and a function that says how it goes (loss, Gaussians)."""
 
 LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3,
                   "shN": 2.5e-3 / 20}
@@ -42,9 +58,10 @@ LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5
 
 def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor, "p 3"],
         colors: Float[Tensor, "p 3"], settings: FitSettings | None = None,
-        progress: Callable[[int, int], None] | None = None) -> Gaussians:
+        progress: Progress | None = None, depths: Float[Tensor, "t 1 h w"] | None = None) -> Gaussians:
     """Gaussians that reproduce `images` (0…1) at `cameras`, started from coloured points (0…1).
 
+    `depths` are priors of z in world units, 0 or not finite where unknown; `settings.depth_weight` weighs them.
     Deterministic on the CPU for given inputs and seed. Raises UserError without views or finite points.
     """
     settings = settings or FitSettings()
@@ -52,9 +69,10 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
     if not len(images) or not len(start):
         raise UserError(f"No splat can be fitted to {len(images)} views and {len(start)} points; give both.")
     cameras = cameras.to(images.device)
-    params, optimizers, decay = _prepare(start.to(images.device), settings, _extent(cameras))
+    extent = _extent(cameras)
+    params, optimizers, decay = _prepare(start.to(images.device), settings, extent)
     strategy = _strategy(settings)
-    state = strategy.initialize_state(scene_scale=_extent(cameras))
+    state = strategy.initialize_state(*([] if settings.strategy == "mcmc" else [extent]))
     draw = random.Random(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     order: list[int] = []
@@ -62,16 +80,21 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
         for step in range(settings.steps):
             order = order or draw.sample(range(len(images)), len(images))
             view = order.pop()
-            loss, meta = _loss(params, images[view], cameras[view], step, settings, generator)
+            depth = depths[view].to(images) if depths is not None and settings.depth_weight else None
+            loss, meta = _loss(params, images[view], depth, cameras[view], step, extent, settings, generator)
             strategy.step_pre_backward(params, optimizers, state, step, meta)
             loss.backward()
             for optimizer in optimizers.values():
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             decay.step()
-            strategy.step_post_backward(params, optimizers, state, step, meta, packed=False)
+            if isinstance(strategy, AnyDeviceMCMC):
+                # Noise is lr·Σ·η with Σ an area and lr a length: divided by an area it scales with the world.
+                strategy.step_post_backward(params, optimizers, state, step, meta, decay.get_last_lr()[0] / extent**2)
+            else:
+                strategy.step_post_backward(params, optimizers, state, step, meta, packed=False)
             if progress is not None:
-                progress(step + 1, settings.steps)
+                progress(step + 1, settings.steps, lambda: f"loss {loss.item():.4f}, {len(params['means'])} Gaussians")
     return _result(params)
 
 
@@ -80,7 +103,7 @@ def _prepare(start: Gaussians, settings: FitSettings, extent: float):
               "opacities": start.opacity_logits, "sh0": start.sh[:, :1], "shN": start.sh[:, 1:]}
     params = torch.nn.ParameterDict({name: torch.nn.Parameter(value.clone()) for name, value in values.items()})
     rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * extent}
-    optimizers = {name: torch.optim.Adam([params[name]], lr=rates[name], eps=1e-15) for name in params}
+    optimizers = {name: torch.optim.Adam([params[name]], lr=rates[name], eps=1e-15, fused=True) for name in params}
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizers["means"], gamma=0.1 ** (1 / settings.steps))
     return params, optimizers, decay
 
@@ -103,26 +126,38 @@ class _CappedStrategy(DefaultStrategy):
         return grown
 
 
-def _strategy(settings: FitSettings) -> DefaultStrategy:
-    """Densification on a schedule shrunk to the run: from a fifth to three quarters of the steps, no resets."""
+def _strategy(settings: FitSettings) -> DefaultStrategy | AnyDeviceMCMC:
+    """Densification shrunk to the run, from a fifth to three quarters of its steps and without resets; or MCMC."""
+    if settings.strategy == "mcmc":
+        return AnyDeviceMCMC.for_run(settings.steps, settings.max_gaussians)
     return _CappedStrategy(
         prune_opa=0.05, grow_grad2d=settings.grow_gradient, refine_start_iter=settings.steps // 5,
         refine_stop_iter=settings.steps * 3 // 4, refine_every=max(settings.steps // 12, 50),
         reset_every=10 * settings.steps, absgrad=True, max_gaussians=settings.max_gaussians)
 
 
-def _loss(params, image, camera, step, settings, generator):
+def _loss(params, image, depth, camera, step, extent, settings, generator):
+    """Loss of one view, with the priors that `settings` asks for, and what `rasterize` tells of it."""
     degree = min(step * 2 * (settings.sh_degree + 1) // settings.steps, settings.sh_degree)
     background = torch.rand(1, 3, generator=generator).to(image) if settings.random_background else None
-    drawn, _, meta = rasterize(
-        params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid(),
-        torch.cat([params["sh0"], params["shN"]], dim=1), camera.camera_from_world, camera.K, camera.width,
-        camera.height, sh_degree=degree, packed=False, backgrounds=background,
-        absgrad=True)
-    shown, truth = drawn.permute(0, 3, 1, 2), image[None]
-    similarity = ssim(shown, truth, data_range=1.0, win_size=_window(image))
-    loss = (1 - settings.ssim_weight) * (shown - truth).abs().mean() + settings.ssim_weight * (1 - similarity)
+    scales, opacities = params["scales"].exp(), params["opacities"].sigmoid()
+    drawn, alpha, meta = rasterize(
+        params["means"], params["quats"], scales, opacities, torch.cat([params["sh0"], params["shN"]], dim=1),
+        camera.camera_from_world, camera.K, camera.width, camera.height, sh_degree=degree, packed=False,
+        backgrounds=background, absgrad=settings.strategy == "default",
+        render_mode="RGB" if depth is None else "RGB+ED")
+    loss = _photometric(drawn[..., :3].permute(0, 3, 1, 2), image[None], settings.ssim_weight)
+    weights = regularisation(settings.opacity_reg, settings.scale_reg, settings.strategy == "mcmc")
+    loss = loss + gaussian_regulariser(opacities, scales, extent, *weights)
+    if depth is not None:
+        z, alpha = drawn[0, ..., 3][None], alpha[0, ..., 0][None]
+        loss = loss + settings.depth_weight * depth_loss(z, alpha, depth, settings.depth_prior, extent)
     return loss, meta
+
+
+def _photometric(shown: Float[Tensor, "1 3 h w"], truth: Float[Tensor, "1 3 h w"], ssim_weight: float) -> Tensor:
+    similarity = ssim(shown, truth, data_range=1.0, win_size=_window(truth))
+    return (1 - ssim_weight) * (shown - truth).abs().mean() + ssim_weight * (1 - similarity)
 
 
 def _window(image: Tensor) -> int:

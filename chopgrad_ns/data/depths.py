@@ -1,0 +1,44 @@
+"""Prior depths for views from the scene's own points."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from chopgrad_ns.data.references import project
+from chopgrad_ns.splat.cameras import Cameras
+
+CELL = 8
+"""Side in pixels of the cells in which nearer points hide farther ones."""
+HIDDEN = 0.1
+"""A point is hidden if it lies this much (relative) behind the nearest one in its cell or a neighbouring cell."""
+
+
+def depths_from_points(points: Float[Tensor, "p 3"], cameras: Cameras) -> Float[Tensor, "t 1 h w"]:
+    """Depth z in world units at the pixels that points fall on, and 0 (unknown) everywhere else.
+
+    Points that others clearly hide are left out; so are all that are not finite. Of several in a pixel the nearest
+    counts.
+    """
+    width, height = cameras.width, cameras.height
+    points = points[torch.isfinite(points).all(dim=1)].to(cameras.K)
+    uv, z = project(points, cameras)
+    depths = points.new_zeros(len(cameras), 1, height, width)
+    for view in range(len(cameras)):
+        column, row = uv[view].floor().long().unbind(dim=1)
+        inside = (z[view] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        column, row, near = column[inside], row[inside], z[view][inside]
+        front = _front(near, column // CELL, row // CELL, math.ceil(width / CELL), math.ceil(height / CELL))
+        seen = near <= (1 + HIDDEN) * front
+        nearest = points.new_full((height * width,), torch.inf)
+        nearest.scatter_reduce_(0, (row * width + column)[seen], near[seen], "amin")
+        depths[view, 0] = nearest.nan_to_num(posinf=0.0).view(height, width)
+    return depths
+
+
+def _front(z: Float[Tensor, "p"], column: Tensor, row: Tensor, width: int, height: int) -> Float[Tensor, "p"]:
+    """For each point the least z in its cell and the eight around it."""
+    least = z.new_full((height * width,), torch.inf).scatter_reduce_(0, row * width + column, z, "amin")
+    around = -torch.nn.functional.max_pool2d(-least.view(1, 1, height, width), 3, stride=1, padding=1)
+    return around.flatten()[row * width + column]
