@@ -16,7 +16,7 @@ def run(scene: Annotated[Path, tyro.conf.Positional], splat: Path, output: Path,
     Args:
         scene: the scene that the splat was fitted to
         splat: splat in the scene's coordinates
-        output: folder for `frames/*.png` and `render.mp4`; replaced if it is there
+        output: folder for `frames/*.png` and `render.mp4`; an older rendering there is replaced
         every: every N-th view is a training view; the trajectory runs through these
         longest_side: pixels
         frames: length of the trajectory, any number: they are not held in memory

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from chopgrad_ns.data.video import frame_writer, video_writer
+from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.render import render_frames
@@ -18,9 +19,11 @@ def render_to_disk(splat: Gaussians, cameras: Cameras, folder: Path, fps: float,
     """Write `frames/00000.png`, …, `render.mp4` and, if asked for, `depth/00000.npy`, … [H, W], float32.
 
     Depth is expected z in world units, 0 where nothing is. Frames are written as they are drawn and not kept: memory
-    does not grow with their number. The folder appears, in the place of an older one, when all is written.
+    does not grow with their number. The folder appears, in the place of an older rendering, when all is written.
+    Raises UserError, before anything is drawn, for a folder with other things in it.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
+    _check_replaceable(folder)
     unfinished = folder.with_name(folder.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     with contextlib.ExitStack() as stack:
@@ -37,3 +40,11 @@ def render_to_disk(splat: Gaussians, cameras: Cameras, folder: Path, fps: float,
                 progress(index + 1, len(cameras))
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.replace(folder)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give a folder to write frames to.")
+    strange = sorted({path.name for path in folder.glob("*")} - {"frames", "depth", "render.mp4"})
+    if strange:
+        raise UserError(f"{folder} holds {strange[0]}, which no rendering wrote; give a folder that may be replaced.")

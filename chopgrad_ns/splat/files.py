@@ -19,6 +19,7 @@ from chopgrad_ns.splat import packed, ply
 from chopgrad_ns.splat.gaussians import Gaussians
 
 _SUFFIXES = {".compressed.ply": "compressed PLY", ".ply": "3DGS PLY", ".spz": "SPZ"}  # the longer one first
+_LONGEST_HEADER = 1 << 16  # bytes, far more than any splat's
 _ENCODERS = {"3DGS PLY": ply.encode, "compressed PLY": packed.encode_ply, "SPZ": packed.encode_spz}
 
 
@@ -51,12 +52,13 @@ def format_to_write(path: Path) -> str:
 
 def format_found(path: Path) -> str:
     """The format that a file is in, whatever its name. Raises UserError where it is none of them."""
-    return _format_of(_read(path), path)
+    return _format_of(_read(path, _LONGEST_HEADER), path)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int = -1) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read(most)
     except OSError as error:
         raise UserError(f"Splat {path} cannot be read ({error.strerror}); give a PLY or SPZ file.") from error
 

@@ -4,18 +4,20 @@ import gc
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from chopgrad_ns.data.paths import through
 from chopgrad_ns.data.trajectory import render_to_disk
 from chopgrad_ns.data.video import read_frames
+from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.render import render
 from tests.worlds import plane_cameras, plane_splat
 
 
 def test_what_is_written_is_what_render_draws(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.png").write_bytes(b"")
+    (tmp_path / "out" / "frames").mkdir(parents=True)
+    (tmp_path / "out" / "frames" / "old.png").write_bytes(b"")
     ticks = []
     render_to_disk(plane_splat(), plane_cameras(5), tmp_path / "out", fps=12, depth=True,
                    progress=lambda *tick: ticks.append(tick))
@@ -27,6 +29,15 @@ def test_what_is_written_is_what_render_draws(tmp_path):
     depth = np.stack([np.load(path) for path in sorted((tmp_path / "out" / "depth").iterdir())])
     assert np.array_equal(depth, expected.depth[:, 0].numpy())
     assert ticks == [(k, 5) for k in range(1, 6)]
+
+
+def test_what_no_rendering_wrote_is_left_alone(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"precious")
+    for folder, fault in ((tmp_path, "holds photo.jpg"), (tmp_path / "photo.jpg", "is a file")):
+        with pytest.raises(UserError, match=fault):
+            render_to_disk(plane_splat(), plane_cameras(2), folder, fps=12)
+    assert [path.name for path in tmp_path.parent.glob(tmp_path.name + "*")] == [tmp_path.name]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"precious"]
 
 
 def test_a_thousand_frames_do_not_grow_in_memory(tmp_path):
