@@ -28,8 +28,11 @@ def run(scene: Annotated[Path, tyro.conf.Positional], splat: Path, output: Path,
     from chopgrad_ns.cli.scenes import open_scene
     from chopgrad_ns.data import paths
     from chopgrad_ns.data.trajectory import render_to_disk
+    from chopgrad_ns.errors import UserError
     from chopgrad_ns.splat.gaussians import Gaussians
 
+    if min(frames, fps) < 1:
+        raise UserError(f"--frames is {frames} and --fps {fps}; give 1 or more for each.")
     gaussians = Gaussians.load(splat)
     cameras = open_scene(scene, every, longest_side).training_views().cameras
     with bar("rendering") as progress:

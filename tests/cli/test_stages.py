@@ -135,5 +135,9 @@ def test_refusals(base, tmp_path, capsys):
     refused(capsys, "finetune", "--pairs", tmp_path, "--output", tmp_path / "refiner", message="no pairs in")
     refused(capsys, "refine", base / "scene", "--splat", base / "scene" / "sparse_pc.ply", "--output", tmp_path / "out",
             message="is a PLY but not a splat")
+    refused(capsys, "render", base / "scene", "--splat", base / "splat.ply", "--output", tmp_path / "out", "--frames", "0",
+            message="--frames is 0")
+    refused(capsys, "render", base / "scene", "--splat", base / "splat.ply", "--output", base, *SMALL,
+            message="which no rendering wrote")
     refused(capsys, "evaluate", base / "scene" / "images", base / "refined" / "frames", message="not hold the same frames")
     assert not list(tmp_path.iterdir()), "nothing is left half-written"
