@@ -1,7 +1,10 @@
-"""Files that are whole or absent."""
+"""Files and folders that are whole or absent."""
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,6 +24,18 @@ def write_whole(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: dict) -> None:
     """Write JSON, whole or not at all."""
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside, to write into; when all is written it takes the place of `folder`."""
+    folder = Path(folder)
+    unfinished = folder.with_name(folder.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(unfinished, folder)
 
 
 def user_cache() -> Path:

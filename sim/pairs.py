@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.pairs import NamedProgress, held_out_pair
@@ -42,6 +42,8 @@ def sample_pairs(count: int, settings: FitSettings, references: int = 2,
 def cached_sample_pairs(count: int, settings: FitSettings, references: int = 2,
                         progress: NamedProgress | None = None) -> list[Pair]:
     """As `sample_pairs`, kept in the user's cache: they do not depend on the scene at hand."""
+    # Sample pairs are fitted without depths: what to do with them makes no other pairs.
+    settings = replace(settings, depth_weight=0.0, depth_prior="metric")
     recipe = json.dumps([RECIPE, asdict(settings), references, FRAMES], sort_keys=True)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     cache = user_cache() / "pairs" / key

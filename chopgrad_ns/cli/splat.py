@@ -76,19 +76,11 @@ def _check(scale: float, numbers: Tuple[float, ...], crop: Optional[Six], sh_deg
 
 def _similarity(scale: float, degrees: Three, translation: Three):
     """Scaled, then turned about x, y and z, then moved: [4, 4], float64."""
-    import math
-
     import torch
+    from scipy.spatial.transform import Rotation
 
-    matrix = scale * torch.eye(4, dtype=torch.float64)
-    matrix[3, 3] = 1
-    for axis, angle in enumerate(degrees):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn = torch.eye(4, dtype=torch.float64)
-        turn[i, i] = turn[j, j] = math.cos(math.radians(angle))
-        turn[j, i] = math.sin(math.radians(angle))
-        turn[i, j] = -turn[j, i]
-        matrix = turn @ matrix
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] = scale * torch.from_numpy(Rotation.from_euler("xyz", degrees, degrees=True).as_matrix())
     matrix[:3, 3] = torch.tensor(translation, dtype=torch.float64)
     return matrix
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.files import whole_folder
 from chopgrad_ns.splat.cameras import Cameras
 
 
@@ -95,10 +94,6 @@ class Pair:
 
     def save(self, folder: Path) -> None:
         """Write the folder, at once: `pair.safetensors` (pictures in 8 bit, depth in 32) and `pair.json`."""
-        folder = Path(folder)
-        temporary = folder.with_name(folder.name + ".part")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         tensors = {name: _to_bytes(value) for name, value in self._pictures().items() if value is not None}
         if self.degraded.depth is not None:
             tensors["depth"] = self.degraded.depth.contiguous()
@@ -108,10 +103,9 @@ class Pair:
             tensors |= {"camera_from_world": cameras.camera_from_world.contiguous(),
                         "K": cameras.K.contiguous()}
             about |= {"width": cameras.width, "height": cameras.height}
-        save_file(tensors, temporary / "pair.safetensors")
-        (temporary / "pair.json").write_text(json.dumps(about))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with whole_folder(folder) as unfinished:
+            save_file(tensors, unfinished / "pair.safetensors")
+            (unfinished / "pair.json").write_text(json.dumps(about))
 
     def _pictures(self) -> dict[str, Tensor | None]:
         clip = self.degraded

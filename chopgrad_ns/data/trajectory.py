@@ -1,7 +1,5 @@
 """A splat along a trajectory, frame by frame to disk."""
 
-import contextlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 
 from chopgrad_ns.data.video import frame_writer, video_writer
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.files import whole_folder
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.render import render_frames
@@ -24,11 +23,8 @@ def render_to_disk(splat: Gaussians, cameras: Cameras, folder: Path, fps: float,
     """
     folder = Path(folder).resolve()
     _check_replaceable(folder)
-    unfinished = folder.with_name(folder.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    with contextlib.ExitStack() as stack:
+    with whole_folder(folder) as unfinished, video_writer(unfinished / "render.mp4", fps) as add_to_video:
         add_frame = frame_writer(unfinished / "frames")
-        add_to_video = stack.enter_context(video_writer(unfinished / "render.mp4", fps))
         if depth:
             (unfinished / "depth").mkdir()
         for index, seen in enumerate(render_frames(splat, cameras)):
@@ -38,8 +34,6 @@ def render_to_disk(splat: Gaussians, cameras: Cameras, folder: Path, fps: float,
                 np.save(unfinished / "depth" / f"{index:05d}.npy", seen.depth[0, 0].cpu().numpy())
             if progress is not None:
                 progress(index + 1, len(cameras))
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.replace(folder)
 
 
 def _check_replaceable(folder: Path) -> None:

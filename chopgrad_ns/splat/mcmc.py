@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from gsplat.strategy import MCMCStrategy
 from gsplat.strategy.ops import _multinomial_sample, _update_param_with_optimizer
-from gsplat.utils import normalized_quat_to_rotmat
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from chopgrad_ns.splat.torch_backend import rotations
 
 MOST_SHARES = 51
 """One Gaussian is divided into no more than this many at a time."""
@@ -69,7 +70,7 @@ def wander(opacities: Float[Tensor, "n"], scales: Float[Tensor, "n 3"], quats: F
     """
     steepness, threshold = NOISE_GATE
     gate = torch.sigmoid(steepness * (threshold - opacities))
-    rotation = normalized_quat_to_rotmat(torch.nn.functional.normalize(quats, dim=-1))
+    rotation = rotations(quats)
     local = torch.einsum("nji,nj->ni", rotation, torch.randn_like(scales))
     return size * gate[:, None] * torch.einsum("nij,nj->ni", rotation, scales.square() * local)
 
