@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right."""
+"""What commands tell a user who can put it right."""
 
 
 class UserError(ValueError):
@@ -6,4 +6,11 @@ class UserError(ValueError):
 
     The message is one sentence: what is wrong, where, and what would be right. Command-line entry points print it
     without a traceback and exit with code 2.
+    """
+
+
+class Incomplete(Exception):
+    """Work that was done but for some parts, which were named as they were skipped; the message says how many.
+
+    Command-line entry points print it without a traceback and exit with code 3.
     """

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from chopgrad_ns.errors import UserError
+from chopgrad_ns.errors import Incomplete, UserError
 
 # Spinning OpenMP threads make every step several times slower on a busy machine; read once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -32,7 +32,10 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one sub-command. Bad input ends in one sentence on standard error and exit code 2."""
+    """Run one sub-command.
+
+    Bad input ends in one sentence on standard error and exit code 2; work that had to leave parts out, in one and code 3.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -50,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"chopgrad {name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except Incomplete as error:
+        print(f"chopgrad {name}: {error}", file=sys.stderr)
+        sys.exit(3)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,7 +24,8 @@ class Clip:
     `frames` [T, 3, H, W] in 0…1; `alpha` [T, 1, H, W] in 0…1, opacity of the splat; `depth` [T, 1, H, W], z
     in world units, 0 where empty; `mask` [T, 1, H, W] in 0…1; `references` [T, R, 3, H, W] in 0…1, photos
     warped into each frame, and `reference_masks` [T, R, 1, H, W] in 0…1, how far each warped pixel can be
-    believed. Shapes are checked when a clip is made (ValueError).
+    believed; `actor_ids` [T, 1, H, W], uint8, 0 for the background. Shapes are checked when a clip is made
+    (ValueError).
     """
 
     frames: Float[Tensor, "t 3 h w"]
@@ -34,12 +35,13 @@ class Clip:
     mask: Float[Tensor, "t 1 h w"] | None = None
     references: Float[Tensor, "t r 3 h w"] | None = None
     reference_masks: Float[Tensor, "t r 1 h w"] | None = None
+    actor_ids: UInt8[Tensor, "t 1 h w"] | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[1] != 3 or not len(self.frames):
             raise ValueError(f"frames have shape {tuple(self.frames.shape)}, not [T, 3, H, W] with T ≥ 1")
         count, _, height, width = self.frames.shape
-        for name in ("alpha", "depth", "mask"):
+        for name in ("alpha", "depth", "mask", "actor_ids"):
             value = getattr(self, name)
             if value is not None and value.shape != (count, 1, height, width):
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, not {(count, 1, height, width)}")
@@ -65,8 +67,12 @@ class Clip:
         return Clip(*(None if value is None else value[frames] for value in self._values()))
 
     def to(self, *args, **kwargs) -> Clip:
-        """Move or cast, as `Tensor.to`."""
-        return Clip(*(None if value is None else value.to(*args, **kwargs) for value in self._values()))
+        """Move or cast, as `Tensor.to`; ids are moved only."""
+        moved = [None if value is None or value is self.actor_ids else value.to(*args, **kwargs)
+                 for value in self._values()]
+        if self.actor_ids is not None:
+            moved[-1] = self.actor_ids.to(moved[0].device)
+        return Clip(*moved)
 
     def _values(self) -> list:
         return [getattr(self, field.name) for field in fields(self)]
