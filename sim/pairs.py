@@ -3,45 +3,50 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from chopgrad_ns.data.clip import Pair
-from chopgrad_ns.data.pairs import NamedProgress, held_out_pair
+from chopgrad_ns.data.pairs import NamedProgress, fit_plan, sparse_plan, splat_pair
+from chopgrad_ns.data.stored import StoredPair, save_pair
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import user_cache
-from chopgrad_ns.sim.sample import sample_clip
+from chopgrad_ns.sim.sample import Sample, sample_clip
 from chopgrad_ns.splat.fit import FitSettings
 
 KINDS = ("room", "courtyard", "objects")
 SPARSITIES = (8, 5, 4)
 """Every how many frames the splat of a pair is fitted to: bad, middling and better splats."""
 FRAMES = 40
-RECIPE = 1
+FIRST_SEED = 1000
+RECIPE = 2
 """Raised whenever worlds or pairs come out differently, so that cached ones are made again."""
+LICENCE = "Apache-2.0, made by chopgrad sample"
+
+
+def views_of(world: Sample) -> Views:
+    """A sample world's photos as a capture without depth maps."""
+    return Views(world.frames, world.cameras, world.points, world.colors)
+
+
+def sparsity_of(index: int) -> int:
+    """Each kind of world with each sparsity in turn."""
+    return SPARSITIES[(index // len(KINDS)) % len(SPARSITIES)]
 
 
 def sample_pair(index: int, settings: FitSettings, references: int, progress: NamedProgress | None = None) -> Pair:
     """The `index`-th pair: kind, seed and sparsity follow from the index."""
-    kind, every = KINDS[index % len(KINDS)], SPARSITIES[(index // len(KINDS)) % len(SPARSITIES)]
-    name = f"{kind}-{index}"
-    world = sample_clip(kind, seed=1000 + index, frames=FRAMES)
-    views = Views(world.frames, world.cameras, world.points, world.colors)  # as a capture without depth maps
-    report = None if progress is None else (lambda *tick: progress(name, *tick))
-    return held_out_pair(views, range(0, FRAMES, every), name, settings, references, report)
-
-
-def sample_pairs(count: int, settings: FitSettings, references: int = 2,
-                 progress: NamedProgress | None = None) -> Iterator[Pair]:
-    """Pairs of the first `count` sample worlds, one at a time."""
-    for index in range(count):
-        yield sample_pair(index, settings, references, progress)
+    kind = KINDS[index % len(KINDS)]
+    world = sample_clip(kind, seed=FIRST_SEED + index, frames=FRAMES)
+    plan = replace(sparse_plan(FRAMES, sparsity_of(index), settings), name=f"{kind}-{index}")
+    report = None if progress is None else (lambda *tick: progress(plan.name, *tick))
+    views = views_of(world)
+    return splat_pair(views, plan, fit_plan(views, plan, report), references)
 
 
 def cached_sample_pairs(count: int, settings: FitSettings, references: int = 2,
-                        progress: NamedProgress | None = None) -> list[Pair]:
-    """As `sample_pairs`, kept in the user's cache: they do not depend on the scene at hand."""
+                        progress: NamedProgress | None = None) -> list[StoredPair]:
+    """The first `count` pairs, kept in the user's cache: they do not depend on the scene at hand."""
     # Sample pairs are fitted without depths: what to do with them makes no other pairs.
     settings = replace(settings, depth_weight=0.0, depth_prior="metric")
     recipe = json.dumps([RECIPE, asdict(settings), references, FRAMES], sort_keys=True)
@@ -51,12 +56,14 @@ def cached_sample_pairs(count: int, settings: FitSettings, references: int = 2,
     for index in range(count):
         folder = cache / str(index)
         try:
-            pair = Pair.load(folder) if folder.exists() else None
+            pair = StoredPair(folder) if folder.exists() else None
+            if pair is not None:
+                pair.read()
         except UserError:  # damaged: what a cache holds can be made again
             shutil.rmtree(folder)
             pair = None
         if pair is None:
-            sample_pair(index, settings, references, progress).save(folder)
-            pair = Pair.load(folder)  # rounded to 8 bit, as every later run will find it
+            save_pair(sample_pair(index, settings, references, progress), folder)
+            pair = StoredPair(folder)
         pairs.append(pair)
     return pairs

@@ -27,18 +27,19 @@ def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 240, losses:
         seed: of crops and order
     """
     from chopgrad_ns.cli.progress import bar
-    from chopgrad_ns.data.clip import load_pairs
+    from chopgrad_ns.data.pair_set import PairSet
     from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune, training_losses
 
     strategy = strategy_of(backprop)
     training_losses(losses)
-    examples = load_pairs(pairs)
+    examples = PairSet(pairs)
     refiner = Refiner.from_pretrained(base, task="artifact-removal")
     settings = FinetuneSettings(steps=steps, lr=learning_rate, losses=losses, seed=seed)
     with bar("fine-tuning") as progress:
         finetune(refiner, examples, settings, progress, checkpoint_dir=output / "progress", backprop=strategy)
     refiner.save(output)
     print(f"Refiner in {output}; next: chopgrad refine SCENE --splat splat.ply --refiner {output}")
+    examples.complain()
 
 
 def strategy_of(backprop: str):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from chopgrad_ns.errors import UserError
-from chopgrad_ns.files import whole_folder
 from chopgrad_ns.splat.cameras import Cameras
+
+if TYPE_CHECKING:
+    from chopgrad_ns.data.references import ReferencePhotos
 
 
 @dataclass
@@ -82,13 +79,15 @@ class Clip:
 class Pair:
     """A degraded clip, what it should have looked like, and where that is known.
 
-    `valid` [T, 1, H, W] is 1 where `clean` may be trained on, 0 elsewhere; None means everywhere.
+    `valid` [T, 1, H, W] is 1 where `clean` may be trained on, 0 elsewhere; None means everywhere. `reference_photos`,
+    where there are any, are what the degraded clip's references were warped from; on disk they then stand in for these.
     """
 
     degraded: Clip
     clean: Float[Tensor, "t 3 h w"]
     name: str
     valid: Float[Tensor, "t 1 h w"] | None = None
+    reference_photos: ReferencePhotos | None = None
 
     def __post_init__(self) -> None:
         if self.clean.shape != self.degraded.frames.shape:
@@ -98,55 +97,21 @@ class Pair:
             raise ValueError(f"valid has shape {tuple(self.valid.shape)}, not "
                              f"{tuple(self.clean[:, :1].shape)}")
 
-    def save(self, folder: Path) -> None:
-        """Write the folder, at once: `pair.safetensors` (pictures in 8 bit, depth in 32) and `pair.json`."""
-        tensors = {name: _to_bytes(value) for name, value in self._pictures().items() if value is not None}
-        if self.degraded.depth is not None:
-            tensors["depth"] = self.degraded.depth.contiguous()
-        about = {"name": self.name, "format": 1}
-        if self.degraded.cameras is not None:
-            cameras = self.degraded.cameras
-            tensors |= {"camera_from_world": cameras.camera_from_world.contiguous(),
-                        "K": cameras.K.contiguous()}
-            about |= {"width": cameras.width, "height": cameras.height}
-        with whole_folder(folder) as unfinished:
-            save_file(tensors, unfinished / "pair.safetensors")
-            (unfinished / "pair.json").write_text(json.dumps(about))
+    def __len__(self) -> int:
+        return len(self.clean)
 
-    def _pictures(self) -> dict[str, Tensor | None]:
-        clip = self.degraded
-        return {"frames": clip.frames, "alpha": clip.alpha, "mask": clip.mask, "references": clip.references,
-                "reference_masks": clip.reference_masks, "clean": self.clean, "valid": self.valid}
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the clean frames, pixels."""
+        return tuple(self.clean.shape[-2:])
 
-    @staticmethod
-    def load(folder: Path) -> Pair:
-        """Read what `save` wrote. Raises UserError for anything else."""
-        folder = Path(folder)
-        try:
-            about = json.loads((folder / "pair.json").read_text())
-            tensors = load_file(folder / "pair.safetensors")
-            picture = {name: tensors[name].float() / 255 for name in tensors
-                       if tensors[name].dtype == torch.uint8}
-            cameras = None
-            if "K" in tensors:
-                cameras = Cameras(tensors["camera_from_world"], tensors["K"], about["width"], about["height"])
-            clip = Clip(picture["frames"], cameras, picture.get("alpha"), tensors.get("depth"),
-                        picture.get("mask"), picture.get("references"), picture.get("reference_masks"))
-            return Pair(clip, picture["clean"], about["name"], picture.get("valid"))
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise UserError(f"The pair in {folder} cannot be read ({error}); delete the folder and make it "
-                            "again.") from error
+    @property
+    def reference_count(self) -> int:
+        """References of each frame."""
+        return 0 if self.degraded.references is None else self.degraded.references.shape[1]
 
-
-def load_pairs(folder: Path) -> list[Pair]:
-    """All pairs in the sub-folders of `folder`, by name. Raises UserError where there are none."""
-    folder = Path(folder)
-    found = sorted(path.parent for path in folder.glob("*/pair.json")
-                   if not path.parent.name.endswith(".part"))
-    if not found:
-        raise UserError(f"There are no pairs in {folder}; make some with chopgrad pairs --output {folder}.")
-    return [Pair.load(path) for path in found]
-
-
-def _to_bytes(value: Tensor) -> Tensor:
-    return (value.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+    def read(self, frames: slice = slice(None)) -> Pair:
+        """Some of the frames; what is on disk has the same method."""
+        photos = None if self.reference_photos is None else self.reference_photos[frames]
+        valid = None if self.valid is None else self.valid[frames]
+        return Pair(self.degraded[frames], self.clean[frames], self.name, valid, photos)

@@ -1,31 +1,50 @@
-"""Degraded/clean pairs from captures: what a splat shows where it was not fitted, beside what was really there."""
+"""Degraded/clean pairs from captures: what a splat shows that was fitted to too little, beside what was really there."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from chopgrad_ns.data.clip import Pair
-from chopgrad_ns.data.render_clip import render_clip
+from chopgrad_ns.data.render_clip import reference_photos, with_references
 from chopgrad_ns.data.views import Views
+from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.fit import FitSettings, Progress, fit
+from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.render import render
 
+Way = Literal["sparse", "folds", "underfit", "cameras"]
 NamedProgress = Callable[[str, int, int, Callable[[], str]], None]
 """`Progress` of one of several fits, told with its name."""
 
 
-def held_out_pair(views: Views, fitted: Sequence[int], name: str, settings: FitSettings, references: int = 2,
-                  progress: Progress | None = None) -> Pair:
-    """Fit a splat to the views `fitted`, render all views in order, and pair the render with the photos.
+@dataclass(frozen=True)
+class SplatPlan:
+    """A pair to be made: which views a splat is fitted to, and which it is then shown at.
 
-    Only frames that the splat was not fitted to are `valid` as a target: on the others the render is nearly right
-    and would teach a refiner to do nothing. References are the fitted photos alone.
+    Indices of views, in their order. With `own` false a shown view's own photo is not among its references. `detail` says
+    what is particular to the way: the fold, for instance.
     """
-    part = views.subset(list(fitted))
-    splat = fit(part.photos, part.cameras, part.points, part.colors, settings, progress, part.depths)
-    clip = render_clip(splat, views.cameras, views, count=references, usable=fitted)
-    valid = torch.ones_like(clip.alpha)
-    valid[list(fitted)] = 0
-    return Pair(degraded=clip, clean=views.photos, name=name, valid=valid)
+
+    name: str
+    way: Way
+    fitted: tuple[int, ...]
+    shown: tuple[int, ...]
+    settings: FitSettings
+    detail: dict
+    own: bool = True
+
+
+def sparse_plan(count: int, every: int, settings: FitSettings) -> SplatPlan:
+    """Fitted to every `every`-th view, shown at all (the paper's every 50th; Rivkin et al.)."""
+    fitted = tuple(range(0, count, every))
+    if every < 2 or len(fitted) < 2:
+        raise UserError(f"Every {every}th of {count} views leaves {len(fitted)} to fit a splat to and {count - len(fitted)} to "
+                        "learn from; give a --sparse-every that leaves at least 2 and not all.")
+    return SplatPlan(f"sparse-{every}", "sparse", fitted, tuple(range(count)), settings, {"every": every})
 
 
 def folds(count: int, number: int) -> list[list[int]]:
@@ -38,11 +57,79 @@ def folds(count: int, number: int) -> list[list[int]]:
     return [part for part in (list(range(k, count, number)) for k in range(number)) if count - len(part) >= 2]
 
 
+def fold_plans(count: int, number: int, settings: FitSettings) -> list[SplatPlan]:
+    """For each of `number` folds, fitted without it, shown at all views."""
+    plans = []
+    for index, left_out in enumerate(folds(count, number)):
+        fitted = tuple(i for i in range(count) if i not in left_out)
+        plans.append(SplatPlan(f"fold-{index}", "folds", fitted, tuple(range(count)), settings,
+                               {"fold": index, "folds": number}))
+    return plans
+
+
+def underfit_plan(count: int, steps: int, max_gaussians: int, settings: FitSettings) -> SplatPlan:
+    """Fitted to all views, but stopped early and with few Gaussians; every frame is there to learn from."""
+    poor = replace(settings, steps=steps, max_gaussians=max_gaussians)
+    everything = tuple(range(count))
+    return SplatPlan(f"underfit-{steps}-{max_gaussians}", "underfit", everything, everything, poor,
+                     {"steps": steps, "max_gaussians": max_gaussians}, own=False)
+
+
+def camera_plans(cameras: Sequence[str], settings: FitSettings) -> list[SplatPlan]:
+    """For each camera of a rig, fitted to the other ones' views, shown at its own. `cameras` names that of each view."""
+    names = sorted(set(cameras))
+    if len(names) < 2:
+        raise UserError(f"The scene has one camera ({names[0]}), and none can be held out; leave the way cameras out, or put "
+                        "each camera's photos into a folder of its own.")
+    plans = []
+    for name in names:
+        shown = tuple(i for i, camera in enumerate(cameras) if camera == name)
+        fitted = tuple(i for i, camera in enumerate(cameras) if camera != name)
+        if len(fitted) >= 2:
+            plans.append(SplatPlan(f"without-{name}", "cameras", fitted, shown, settings, {"camera": name}))
+    return plans
+
+
+def by_camera(plan: SplatPlan, cameras: Sequence[str]) -> list[SplatPlan]:
+    """One plan for each camera's shown views: a clip is one trajectory. `cameras` names that of each view."""
+    names = sorted({cameras[index] for index in plan.shown})
+    if len(names) == 1:
+        return [plan]
+    return [replace(plan, name=f"{plan.name}-{name}", shown=tuple(i for i in plan.shown if cameras[i] == name),
+                    detail=plan.detail | {"camera": name}) for name in names]
+
+
+def fit_plan(views: Views, plan: SplatPlan, progress: Progress | None = None) -> Gaussians:
+    """The splat of a plan; those of plans with the same `fitted` and `settings` are the same."""
+    part = views.subset(list(plan.fitted))
+    return fit(part.photos, part.cameras, part.points, part.colors, plan.settings, progress, part.depths)
+
+
+def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int = 2, keep_photos: bool = False) -> Pair:
+    """Render a plan's splat at the shown views in order, and pair that with their photos.
+
+    Where a splat was fitted to part of the shown views, only the others are `valid` as a target: on those the render is
+    nearly right and would teach a refiner to do nothing. References are fitted photos alone.
+
+    Args:
+        keep_photos: keep what references are warped from in the pair, so that it is stored instead of them.
+    """
+    shown = list(plan.shown)
+    cameras, photos = views.cameras[shown], None
+    if references:
+        photos = reference_photos(splat, cameras, views, references, plan.fitted,
+                                  exclude=None if plan.own else torch.tensor(shown))
+    clip = with_references(render(splat, cameras), cameras, photos)
+    valid = torch.ones_like(clip.alpha)
+    known = [position for position, index in enumerate(shown) if index in plan.fitted]
+    if len(known) < len(shown):
+        valid[known] = 0
+    return Pair(clip, views.photos[shown], plan.name, valid, photos if keep_photos else None)
+
+
 def fold_pairs(views: Views, number: int, settings: FitSettings, references: int = 2,
                progress: NamedProgress | None = None) -> Iterator[Pair]:
-    """k-fold pairs of the training views: for each fold, a splat fitted without it, seen from its cameras."""
-    for index, left_out in enumerate(folds(len(views), number)):
-        fitted = [i for i in range(len(views)) if i not in left_out]
-        name = f"fold-{index}"
-        report = None if progress is None else (lambda *tick, name=name: progress(name, *tick))
-        yield held_out_pair(views, fitted, name, settings, references, report)
+    """k-fold pairs of the training views: for each fold, a splat fitted without it, seen from all cameras."""
+    for plan in fold_plans(len(views), number, settings):
+        report = None if progress is None else (lambda *tick, name=plan.name: progress(name, *tick))
+        yield splat_pair(views, plan, fit_plan(views, plan, report), references)

@@ -1,5 +1,9 @@
 """Training photos warped into a view by the splat's depth: where a small refiner's gain comes from."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -47,35 +51,77 @@ def nearest(target: Cameras, photos: Cameras, count: int,
     return cost.argsort(dim=1)[:, :count]
 
 
-@torch.no_grad()
-def warp_references(
-    target_cameras: Cameras, target_depth: Float[Tensor, "t 1 h w"], target_alpha: Float[Tensor, "t 1 h w"],
-    photos: Float[Tensor, "n 3 h w"], photo_cameras: Cameras, photo_depth: Float[Tensor, "n 1 h w"],
-    count: int = 2, exclude: Int[Tensor, "t"] | None = None,
-) -> tuple[Float[Tensor, "t r 3 h w"], Float[Tensor, "t r 1 h w"]]:
-    """Bring the nearest `count` photos into each target view.
+@dataclass
+class ReferencePhotos:
+    """Photos to warp, and which of them belong to each of T frames.
 
-    A target pixel is lifted to the world by its depth and looked up in the photo. Its confidence in 0…1 is
-    zero outside the photo and behind its camera, falls as exp(−(Δ/0.05)²) with the relative difference Δ
-    between the point's depth in the photo and what the splat shows there (occlusion and wrong depth alike),
-    and is scaled by the target's alpha.
+    `photos` [N, 3, h, w] in 0…1 with their `cameras` and the splat's `depth` [N, 1, h, w] there, z in world units, 0 where
+    empty; `choice` [T, R] holds indices into them, −1 for none.
+    """
+
+    photos: Float[Tensor, "n 3 h w"]
+    cameras: Cameras
+    depth: Float[Tensor, "n 1 h w"]
+    choice: Int[Tensor, "t r"]
+
+    def __post_init__(self) -> None:
+        count, _, height, width = self.photos.shape
+        if self.depth.shape != (count, 1, height, width) or (
+                (len(self.cameras), self.cameras.height, self.cameras.width) != (count, height, width)):
+            raise ValueError(f"depth {tuple(self.depth.shape)} and {len(self.cameras)} cameras of {self.cameras.width}×"
+                             f"{self.cameras.height} for {count} photos of {width}×{height}")
+        if self.choice.ndim != 2 or not ((self.choice >= -1) & (self.choice < count)).all():
+            raise ValueError(f"choice {tuple(self.choice.shape)} must be [T, R] of indices of {count} photos, or −1")
+
+    def __getitem__(self, frames: slice) -> ReferencePhotos:
+        """The photos of some of the frames."""
+        return ReferencePhotos(self.photos, self.cameras, self.depth, self.choice[frames])
+
+    def to(self, device) -> ReferencePhotos:
+        """Move."""
+        return ReferencePhotos(*(value.to(device) for value in (self.photos, self.cameras, self.depth, self.choice)))
+
+    @torch.no_grad()
+    def warp(self, cameras: Cameras, depth: Float[Tensor, "t 1 h w"], alpha: Float[Tensor, "t 1 h w"]
+             ) -> tuple[Float[Tensor, "t r 3 h w"], Float[Tensor, "t r 1 h w"]]:
+        """Bring each frame's photos into it.
+
+        A frame's pixel is lifted to the world by its depth and looked up in the photo. Its confidence in 0…1 is
+        zero outside the photo and behind its camera, falls as exp(−(Δ/0.05)²) with the relative difference Δ
+        between the point's depth in the photo and what the splat shows there (occlusion and wrong depth alike),
+        and is scaled by the frame's alpha.
+
+        Args:
+            depth: z of the frames in world units, 0 where empty.
+
+        Returns:
+            references (black where confidence is zero) and their confidence, zero for a choice of −1.
+        """
+        frames = []
+        for t, chosen in enumerate(self.choice.clamp_min(0)):
+            frames.append(_warp(cameras[t], depth[t], alpha[t], self.photos[chosen], self.cameras[chosen],
+                                self.depth[chosen]))
+        references, masks = (torch.stack(values) for values in zip(*frames))
+        allowed = (self.choice >= 0).to(masks)[:, :, None, None, None]
+        return references * allowed, masks * allowed
+
+
+def choose_references(target: Cameras, photos: Cameras, count: int,
+                      exclude: Int[Tensor, "t"] | None = None) -> Int[Tensor, "t r"]:
+    """The `count` nearest photos of each target, R = min(count, N), by `nearest`.
 
     Args:
-        target_depth, photo_depth: z in world units, 0 where empty.
-        exclude: index of a photo that target t must not see, its own for instance; −1 for none. Where too few
-            photos are left the excluded one's place is filled with zero confidence.
-
-    Returns:
-        references (black where confidence is zero) and their confidence; R = min(count, N).
+        exclude: index of a photo that target t must not see, its own for instance; −1 for none. Where too few photos are
+            left, −1 stands in its place.
     """
-    choice = nearest(target_cameras, photo_cameras, count, exclude)
-    frames = [_warp(target_cameras[t], target_depth[t], target_alpha[t], photos[choice[t]],
-                    photo_cameras[choice[t]], photo_depth[choice[t]]) for t in range(len(target_cameras))]
-    references, masks = (torch.stack(values) for values in zip(*frames))
-    if exclude is not None:
-        allowed = (choice != exclude.to(choice)[:, None]).to(masks)[:, :, None, None, None]
-        references, masks = references * allowed, masks * allowed
-    return references, masks
+    choice = nearest(target, photos, count, exclude)
+    return choice if exclude is None else choice.masked_fill(choice == exclude.to(choice)[:, None], -1)
+
+
+def without_unused(choice: Int[Tensor, "t r"]) -> tuple[list[int], Int[Tensor, "t r"]]:
+    """Indices of the photos that are chosen at all (one at least), and the choice among these."""
+    kept, place = choice.clamp_min(0).unique(return_inverse=True)
+    return kept.tolist(), torch.where(choice < 0, choice, place.to(choice))
 
 
 def _warp(camera: Cameras, depth, alpha, photos, photo_cameras: Cameras, photo_depth):

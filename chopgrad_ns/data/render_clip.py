@@ -2,25 +2,42 @@
 
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from chopgrad_ns.data.clip import Clip
-from chopgrad_ns.data.references import warp_references
+from chopgrad_ns.data.references import ReferencePhotos, choose_references, without_unused
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.gaussians import Gaussians
-from chopgrad_ns.splat.render import render
+from chopgrad_ns.splat.render import Rendered, render
 
 
-def render_clip(splat: Gaussians, cameras: Cameras, views: Views, count: int = 2,
-                usable: Sequence[int] | None = None) -> Clip:
-    """Render `splat` at `cameras` and warp the `count` nearest of `views` into each frame by the splat's depth.
+def render_clip(splat: Gaussians, cameras: Cameras, views: Views, count: int = 2) -> Clip:
+    """Render `splat` at `cameras` and warp the `count` nearest of `views` into each frame by the splat's depth."""
+    photos = reference_photos(splat, cameras, views, count) if count else None
+    return with_references(render(splat, cameras), cameras, photos)
+
+
+def reference_photos(splat: Gaussians, cameras: Cameras, views: Views, count: int = 2,
+                     usable: Sequence[int] | None = None, exclude: Int[Tensor, "t"] | None = None) -> ReferencePhotos:
+    """The `count` nearest of `views` for each of `cameras`, with the depth that `splat` has in them.
 
     Args:
         usable: indices of `views` that may serve as references (all by default); a fold leaves its own photos out.
+        exclude: for each camera the index of a view that it must not see, its own photo; −1 for none.
     """
-    sources = views if usable is None else views.subset(list(usable))
-    seen = render(splat, cameras)
-    photo_depth = render(splat, sources.cameras).depth
-    references, masks = warp_references(cameras, seen.depth, seen.alpha, sources.photos, sources.cameras, photo_depth,
-                                        count=min(count, len(sources)))
-    return Clip(frames=seen.rgb, cameras=cameras, alpha=seen.alpha, depth=seen.depth, mask=None,
-                references=references, reference_masks=masks)
+    usable = list(range(len(views)) if usable is None else usable)
+    if exclude is not None:
+        exclude = torch.tensor([usable.index(own) if own in usable else -1 for own in exclude.tolist()])
+    kept, choice = without_unused(choose_references(cameras, views.cameras[usable], count, exclude))
+    kept = [usable[index] for index in kept]
+    depth = render(splat, views.cameras[kept]).depth
+    return ReferencePhotos(views.photos[kept], views.cameras[kept], depth, choice)
+
+
+def with_references(seen: Rendered, cameras: Cameras, photos: ReferencePhotos | None) -> Clip:
+    """The clip of what `render` saw, with `photos`, if any, warped into it."""
+    references, masks = (None, None) if photos is None else photos.warp(cameras, seen.depth, seen.alpha)
+    return Clip(seen.rgb, cameras, seen.alpha, seen.depth, references=references, reference_masks=masks)

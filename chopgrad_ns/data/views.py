@@ -38,6 +38,11 @@ class Views:
     def __len__(self) -> int:
         return len(self.photos)
 
+    def to(self, device) -> "Views":
+        """Move."""
+        moved = (value.to(device) for value in (self.photos, self.cameras, self.points, self.colors))
+        return Views(*moved, None if self.depths is None else self.depths.to(device))
+
     def subset(self, indices: list[int]) -> "Views":
         """The views at `indices`, with the same seed points."""
         depths = None if self.depths is None else self.depths[indices]

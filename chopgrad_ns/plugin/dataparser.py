@@ -11,6 +11,7 @@ from typing import Type
 
 import numpy as np
 import torch
+import tyro
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -29,6 +30,8 @@ class SparseViewsDataParserConfig(DataParserConfig):
     """a nerfstudio scene (transforms.json) or a folder with images and a COLMAP model"""
     every: int = 8
     """every N-th view is trained on"""
+    hold_out: tyro.conf.Suppress[bool] = True
+    """without it all views are trained on, and nothing can be judged: for making pairs only"""
 
 
 class SparseViewsDataParser(DataParser):
@@ -40,7 +43,11 @@ class SparseViewsDataParser(DataParser):
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         everything = self._everything()
         names = [str(name) for name in everything.image_filenames]
-        train, held_out = sparse_split(names, self.config.every)
+        if self.config.hold_out:
+            train, held_out = sparse_split(names, self.config.every)
+        else:
+            train = sorted(range(len(names)), key=lambda index: names[index])
+            held_out = train[:1]  # nerfstudio's data managers want a view to evaluate on
         return _select(everything, train if split == "train" else held_out)
 
     def _everything(self) -> DataparserOutputs:

@@ -12,8 +12,8 @@ from pathlib import Path
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.pairs import fold_pairs
+from chopgrad_ns.data.stored import StoredPair, save_pair
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.distill.rounds import RoundSettings, make_round
 from chopgrad_ns.distill.store import PseudoObservations
@@ -142,7 +142,7 @@ class Stages:
         refiner.save(done)
         return refiner
 
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[StoredPair]:
         """k-fold pairs of the training views and pairs of sample worlds, made once."""
         from chopgrad_ns.sim.pairs import cached_sample_pairs
 
@@ -157,11 +157,11 @@ class Stages:
         if not marker.exists():
             names = []
             for pair in fold_pairs(self.views, self.settings.folds, fit, self.settings.references, report):
-                pair.save(marker.parent / pair.name)
+                save_pair(pair, marker.parent / pair.name)
                 names.append(pair.name)
             write_json(marker, {"pairs": names})
         # From disk also when they were made just now: they are rounded there, and an interruption must not show.
-        pairs = [Pair.load(marker.parent / name) for name in json.loads(marker.read_text())["pairs"]]
+        pairs = [StoredPair(marker.parent / name) for name in json.loads(marker.read_text())["pairs"]]
         return pairs + cached_sample_pairs(self.settings.sample_worlds, fit, self.settings.references, report)
 
     def _progress(self, name: str) -> Callable[..., None]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.refiner.settings import FinetuneSettings
 
 BEND = 0.75
@@ -30,7 +31,7 @@ class Example:
     target: Float[Tensor, "t 4 h w"]
 
 
-def draw_examples(pairs: Sequence[Pair], settings: FinetuneSettings, step: int, block: int) -> list[Example]:
+def draw_examples(pairs: Sequence[Pair | StoredPair], settings: FinetuneSettings, step: int, block: int) -> list[Example]:
     """The examples of a step: crops of one size from different pairs, or one whole trajectory.
 
     They follow from the seed and the step alone. Sides of a crop are multiples of `block` where possible.
@@ -40,10 +41,10 @@ def draw_examples(pairs: Sequence[Pair], settings: FinetuneSettings, step: int, 
     whole = settings.clip_frames is None or (every > 0 and step % every == every - 1)
     count, everything = 1 if whole else settings.batch, range(len(pairs))
     chosen = draw.sample(everything, count) if count <= len(pairs) else draw.choices(everything, k=count)
-    references = min(_reference_count(pairs[i].degraded) for i in chosen)
+    references = min(pairs[i].reference_count for i in chosen)
     if references and draw.random() < settings.reference_dropout:
         references = draw.randrange(references)
-    smallest = min(min(pairs[i].clean.shape[-2:]) for i in chosen)
+    smallest = min(min(pairs[i].size) for i in chosen)
     size = min(settings.crop, smallest) // block * block or smallest
     frames = None if whole else settings.clip_frames
     return [_draw(pairs[i], frames, size, references, settings, draw) for i in chosen]
@@ -63,26 +64,24 @@ def padded_target(target: Float[Tensor, "t 4 h w"], frames: int, height: int,
     return grown
 
 
-def _reference_count(clip: Clip) -> int:
-    return 0 if clip.references is None else clip.references.shape[1]
-
-
-def _draw(pair: Pair, frames: int | None, size: int, references: int, settings: FinetuneSettings,
+def _draw(stored: Pair | StoredPair, frames: int | None, size: int, references: int, settings: FinetuneSettings,
           draw: random.Random) -> Example:
     """A crop of `size` × `size`, turned over in space and time at random; short clips wait at their end."""
-    clip, (count, _, height, width) = pair.degraded, pair.clean.shape
+    count, (height, width) = len(stored), stored.size
     length = count if frames is None else min(frames, count)
     waiting = 0 if frames is None else frames - length
     start = draw.randrange(count - length + 1)
     top, left = draw.randrange(height - size + 1), draw.randrange(width - size + 1)
     flips = [axis for axis in (-1, -2) if draw.random() < 0.5]
     backwards = draw.random() < 0.5
-    chosen = sorted(draw.sample(range(_reference_count(clip)), references))
+    chosen = sorted(draw.sample(range(stored.reference_count), references))
+    pair = stored.read(slice(start, start + length))
+    clip = pair.degraded
 
     def cut(value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
-        value = value[start : start + length, ..., top : top + size, left : left + size]
+        value = value[..., top : top + size, left : left + size]
         value = value.flip(0) if backwards else value
         value = value.flip(flips) if flips else value
         return torch.cat([value, value[-1:].expand(waiting, *value.shape[1:])])

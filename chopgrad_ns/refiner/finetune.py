@@ -18,6 +18,7 @@ from torch import Tensor
 
 from chopgrad_ns.chopgrad import Backprop, Exact, pixel_loss
 from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import write_json
 from chopgrad_ns.losses import LOSSES, Weighted, parse_losses
@@ -32,9 +33,9 @@ PATIENCE = 10
 """Steps in a row that may fail before the training gives up."""
 
 
-def finetune(refiner: Refiner, pairs: Sequence[Pair], settings: FinetuneSettings | None = None,
+def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: FinetuneSettings | None = None,
              progress: Callable[[int, int], None] | None = None, checkpoint_dir: Path | None = None,
-             backprop: Backprop = Exact(), validation: Sequence[Pair] = ()) -> dict[str, float]:
+             backprop: Backprop = Exact(), validation: Sequence[Pair | StoredPair] = ()) -> dict[str, float]:
     """Train `refiner` in place on `pairs`.
 
     With `checkpoint_dir`, progress is kept there and taken up again: the examples of a step follow from the
@@ -94,10 +95,10 @@ def training_losses(text: str) -> Weighted:
     return losses
 
 
-def _mean_psnr(refine: Callable[[Clip], Tensor], pairs: Sequence[Pair], min_alpha: float) -> float:
+def _mean_psnr(refine: Callable[[Clip], Tensor], pairs: Sequence[Pair | StoredPair], min_alpha: float) -> float:
     """PSNR in dB over the known pixels of a frame, averaged over the frames of all pairs that have any."""
     values = []
-    for pair in pairs:
+    for pair in (stored.read() for stored in pairs):
         weight = pixel_weight(pair.degraded, pair.valid, min_alpha)
         error = ((refine(pair.degraded) - pair.clean) ** 2).mean(dim=1, keepdim=True)
         known = weight.sum(dim=(1, 2, 3))
@@ -125,7 +126,7 @@ class _Run:
         limit = self.settings.max_seconds
         return self.step >= self.settings.steps or (limit is not None and self.seconds >= limit)
 
-    def train_step(self, pairs: Sequence[Pair]) -> None:
+    def train_step(self, pairs: Sequence[Pair | StoredPair]) -> None:
         began = time.monotonic()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * _schedule(self._share())

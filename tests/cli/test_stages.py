@@ -11,7 +11,7 @@ import torch
 from chopgrad_ns.chopgrad import strategy_named
 from chopgrad_ns.cli import finetune
 from chopgrad_ns.cli.main import COMMANDS, main
-from chopgrad_ns.data.clip import load_pairs
+from chopgrad_ns.data.pair_set import PairSet
 from chopgrad_ns.losses import LOSSES
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from chopgrad_ns.splat.gaussians import Gaussians
@@ -46,8 +46,8 @@ def test_render_writes_as_many_frames_as_asked(base, tmp_path):
 
 
 def test_pairs_are_the_folds_of_the_training_views(base):
-    pairs = load_pairs(base / "pairs")
-    assert [pair.name for pair in pairs] == ["fold-0", "fold-1", "fold-2"]
+    pairs = [pair.read() for pair in PairSet(base / "pairs")]
+    assert [pair.name for pair in pairs] == ["scene-fold-0", "scene-fold-1", "scene-fold-2"]
     assert all(len(pair.clean) == 3 for pair in pairs), "12 frames, every 4th"
     assert torch.equal(sum(pair.valid for pair in pairs), torch.ones_like(pairs[0].valid)), "each view in one fold"
 

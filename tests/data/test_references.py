@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chopgrad_ns.data.clip import Clip
-from chopgrad_ns.data.references import blend_baseline, lift, nearest, project, warp_references
+from chopgrad_ns.data.references import ReferencePhotos, blend_baseline, choose_references, lift, nearest, project, without_unused
 from chopgrad_ns.sim.raycast import Raycaster, render_world
 from chopgrad_ns.sim.sample import trajectory
 from chopgrad_ns.sim.world import make_world
@@ -16,6 +16,11 @@ from tests.worlds import DISTANCE, HEIGHT, WIDTH, plane_cameras, plane_photos
 def psnr(a, b, mask):
     error = ((a - b) ** 2).mean(dim=-3, keepdim=True)
     return float(-10 * torch.log10((error * mask).sum() / mask.sum()))
+
+
+def warp_references(cameras, depth, alpha, photos, photo_cameras, photo_depth, count, exclude=None):
+    choice = choose_references(cameras, photo_cameras, count, exclude)
+    return ReferencePhotos(photos, photo_cameras, photo_depth, choice).warp(cameras, depth, alpha)
 
 
 def plane(count=5):
@@ -156,3 +161,21 @@ def test_blend_baseline():
     assert torch.equal(blend_baseline(Clip(degraded)), degraded)
     clip.reference_masks = torch.zeros_like(masks)
     assert torch.equal(blend_baseline(clip), degraded)
+
+
+def test_unused_photos_can_be_left_out():
+    cameras, photos, depth = plane()
+    choice = torch.tensor([[3, 1], [3, -1], [4, 3]])
+    kept, fewer = without_unused(choice)
+    assert kept == [0, 1, 3, 4] and fewer.tolist() == [[2, 1], [2, -1], [3, 2]]
+    every = ReferencePhotos(photos, cameras, depth, choice).warp(cameras[:3], depth[:3], torch.ones_like(depth[:3]))
+    some = ReferencePhotos(photos[kept], cameras[kept], depth[kept], fewer).warp(cameras[:3], depth[:3], torch.ones_like(depth[:3]))
+    assert all(torch.equal(a, b) for a, b in zip(every, some))
+
+
+@pytest.mark.parametrize("wrong", [{"depth": torch.zeros(4, 1, HEIGHT, WIDTH)}, {"cameras": plane_cameras(4)},
+                                   {"choice": torch.tensor([[5]])}, {"choice": torch.tensor([0])}])
+def test_reference_photos_check_their_shapes(wrong):
+    cameras, photos, depth = plane()
+    with pytest.raises(ValueError, match="photos"):
+        ReferencePhotos(**{"photos": photos, "cameras": cameras, "depth": depth, "choice": torch.tensor([[0]]), **wrong})

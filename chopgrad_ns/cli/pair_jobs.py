@@ -1,0 +1,210 @@
+"""What `chopgrad pairs` hands to its workers: sources of pairs, and how pairs are made of them.
+
+Imported by the workers too, which are other processes or other machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Union
+
+import torch
+
+from chopgrad_ns.data.clip import Pair
+from chopgrad_ns.data.manifest import FILE
+from chopgrad_ns.data.pairs import (SplatPlan, Way, by_camera, camera_plans, fit_plan, fold_plans, sparse_plan, splat_pair,
+                                    underfit_plan)
+from chopgrad_ns.data.scene import check_scene
+from chopgrad_ns.data.stored import StoredPair, save_pair
+from chopgrad_ns.data.views import Views
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.splat.fit import FitSettings, Progress
+
+Report = Callable[[int, int, Callable[[], str]], None]
+"""Told how far a job is: steps done, of how many, and a function that says how it goes."""
+Planned = tuple[str, dict, Callable[[], Pair]]
+"""A pair's name, what it is made from, and the function that makes it."""
+
+
+@dataclass(frozen=True)
+class SplatWays:
+    """How pairs are made of a scene with splats."""
+
+    ways: tuple[Way, ...]
+    sparse_every: int
+    folds: int
+    underfit_steps: int
+    underfit_gaussians: int
+    settings: FitSettings
+    references: int
+    keep_photos: bool
+    """store the photos that references are warped from instead of the warped ones"""
+
+    def plans(self, cameras: list[str]) -> list[SplatPlan]:
+        """All pairs of a scene whose views were taken by these cameras."""
+        count, plans = len(cameras), []
+        for way in self.ways:
+            if way == "sparse":
+                plans += by_camera(sparse_plan(count, self.sparse_every, self.settings), cameras)
+            elif way == "folds":
+                plans += [part for plan in fold_plans(count, self.folds, self.settings) for part in by_camera(plan, cameras)]
+            elif way == "underfit":
+                plans += by_camera(underfit_plan(count, self.underfit_steps, self.underfit_gaussians, self.settings), cameras)
+            else:
+                plans += camera_plans(cameras, self.settings)
+        return plans
+
+    def planned(self, scene: dict, views: Views, names: list[str], cameras: list[str], report: Report) -> Iterator[Planned]:
+        """The pairs of a scene that is described by `scene`; splats that several pairs share are fitted once."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        views, fitted = views.to(device), {}
+        plans = self.plans(cameras)
+        for index, plan in enumerate(plans):
+            about = {"way": plan.way, "scene": scene, **plan.detail, "fitted": [names[i] for i in plan.fitted],
+                     "cameras": [names[i] for i in plan.shown], "references": self.references,
+                     "keep_photos": self.keep_photos, "settings": asdict(plan.settings)}
+
+            def make(plan=plan, index=index) -> Pair:
+                key = (plan.fitted, plan.settings.steps, plan.settings.max_gaussians)
+                if key not in fitted:
+                    fitted.clear()  # one splat at a time
+                    fitted[key] = fit_plan(views, plan, _part_of(report, index, len(plans), plan.name))
+                return splat_pair(views, plan, fitted[key], self.references, self.keep_photos)
+
+            yield plan.name, about, make
+
+
+@dataclass(frozen=True)
+class CaptureJob:
+    """A nerfstudio or COLMAP scene."""
+
+    path: Path
+    source: str
+    licence: str
+    every: int
+    hold_out: bool
+    """use the training views only: every `every`-th; what is judged on the others later stays unseen"""
+    longest_side: int
+    ways: SplatWays
+
+    def planned(self, report: Report) -> Iterator[Planned]:
+        """All pairs to be made of the scene."""
+        from chopgrad_ns.cli.scenes import named_views
+
+        settings = self.ways.settings
+        prior = settings.depth_prior if settings.depth_weight else None
+        named = named_views(self.path, self.every, self.longest_side, prior, self.hold_out)
+        scene = {"name": self.source, "licence": self.licence, "fingerprint": fingerprint(self.path),
+                 "views": f"every {self.every}th" if self.hold_out else "all"}
+        yield from self.ways.planned(scene, named.views, named.names, named.cameras, report)
+
+
+@dataclass(frozen=True)
+class WorldJob:
+    """A sample world."""
+
+    kind: str
+    seed: int
+    frames: int
+    width: int
+    height: int
+    ways: SplatWays
+
+    @property
+    def source(self) -> str:
+        """Name in the data set."""
+        return f"{self.kind}-{self.seed}"
+
+    def planned(self, report: Report) -> Iterator[Planned]:
+        """All pairs to be made of the world."""
+        from chopgrad_ns.sim.pairs import LICENCE, RECIPE, views_of
+        from chopgrad_ns.sim.sample import sample_clip
+
+        world = sample_clip(self.kind, self.seed, self.frames, self.width, self.height)
+        scene = {"name": self.source, "licence": LICENCE, "kind": self.kind, "seed": self.seed, "recipe": RECIPE}
+        names = [f"{index:05d}" for index in range(self.frames)]
+        yield from self.ways.planned(scene, views_of(world), names, ["camera"] * self.frames, report)
+
+
+Job = Union[CaptureJob, WorldJob]
+
+
+def piece_of(job: Job) -> str:
+    """What a job is called in the manifest: its source, and a hash of all that decides what comes out."""
+    told = asdict(job)
+    path = told.pop("path", None)
+    if path is not None:
+        told["fingerprint"] = fingerprint(path)
+    return f"{job.source}/{_hash(told)}"
+
+
+def make_pairs(job: Job, output: Path, report: Report | None = None) -> list[dict]:
+    """Make the pairs of a job that are not there yet; the manifest's entries of all of them.
+
+    Raises UserError where a pair of that name was made by another recipe, and for what is wrong with the source.
+    """
+    if not (output / FILE).exists():
+        raise UserError(f"The worker on {socket.gethostname()} does not see the folder {output}; put it where all nodes see it.")
+    entries = []
+    for part, about, make in job.planned(report or (lambda *_: None)):
+        name = f"{job.source}-{part}"
+        pair = _kept(output / name, about)
+        if pair is None:
+            began = time.monotonic()
+            made = replace(make(), name=name)
+            save_pair(made, output / name, about | {"made": {
+                "at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seconds": round(time.monotonic() - began, 1)}})
+            pair = StoredPair(output / name)
+        entries.append({"name": name, **pair.about, "frames": len(pair), "size": list(pair.size),
+                        "bytes": sum(path.stat().st_size for path in pair.folder.iterdir())})
+    return entries
+
+
+def _kept(folder: Path, about: dict) -> StoredPair | None:
+    """The pair that is there already, if it is whole; one that is damaged is made anew."""
+    if not folder.exists():
+        return None
+    try:
+        pair = StoredPair(folder)
+        pair.read()
+    except UserError:
+        return None
+    if {key: value for key, value in pair.about.items() if key != "made"} != json.loads(json.dumps(about)):
+        raise UserError(f"{folder} was made with other settings; name another --output, or delete that folder.")
+    return pair
+
+
+def _part_of(report: Report, index: int, parts: int, name: str) -> Progress:
+    """A part's steps as steps of the whole."""
+    return lambda step, steps, note: report(index * steps + step, parts * steps, lambda: f"{name}, {note()}")
+
+
+def fingerprint(scene: Path) -> str:
+    """A hash of a scene's files of poses and of the names and sizes of all others: another capture has another."""
+    check_scene(scene)
+    listed = []
+    for path in sorted(path for path in scene.rglob("*") if path.is_file()):
+        content = path.read_bytes() if path.name == "transforms.json" else str(path.stat().st_size).encode()
+        listed.append([str(path.relative_to(scene)), hashlib.sha256(content).hexdigest()])
+    return _hash(listed)
+
+
+def _hash(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def licence_of(source: Path) -> str:
+    """What is known of a source's licence: the first line of a licence file beside it."""
+    folder = source if source.is_dir() else source.parent
+    for path in sorted(folder.glob("*")):
+        if path.is_file() and path.stem.lower() in ("license", "licence", "copying"):
+            lines = path.read_text(errors="replace").strip().splitlines()
+            return f"see {path.name}: {lines[0].strip()[:100]}" if lines else f"see {path.name}"
+    return "not stated"

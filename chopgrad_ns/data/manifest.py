@@ -1,0 +1,72 @@
+"""`manifest.json` of a data set: every pair in it with what it was made from, and all work on it with how that went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.files import write_json
+
+FILE = "manifest.json"
+FORMAT = 1
+
+
+def read_manifest(folder: Path) -> dict:
+    """`{"format": 1, "pairs": [...], "work": {...}}`, empty where there is none.
+
+    An entry of `pairs` has the pair's `name`, which is its folder's, and what it was made from: its `about`, `frames`,
+    `size` [height, width] and `bytes`. `work` tells of each piece of work, a source with the recipe that it was worked on by,
+    its `state` ("done" or "failed"), the names of its `pairs`, and the `reason` of a failure. Raises UserError for anything
+    else.
+    """
+    path = Path(folder) / FILE
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']} is not {FORMAT}")
+        names = [pair["name"] for pair in manifest["pairs"]]
+        names += [name for piece in manifest["work"].values() for name in piece["pairs"]]
+        strange = [name for name in names if not isinstance(name, str) or Path(name).name != name or name in ("", "..")]
+        if strange:
+            raise ValueError(f"{strange[0]!r} is not the name of a folder")
+        return manifest
+    except FileNotFoundError:
+        return {"format": FORMAT, "pairs": [], "work": {}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it, and run chopgrad pairs again to write it anew.") from error
+
+
+class Manifest:
+    """The manifest of a folder while pairs are being made; written anew, whole, after every change."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        content = read_manifest(folder)
+        self._pairs = {pair["name"]: pair for pair in content["pairs"]}
+        self._work: dict[str, dict] = content["work"]
+        self._write()
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def is_done(self, piece: str) -> bool:
+        """Whether all pairs of a piece of work were made and are still there."""
+        entry = self._work.get(piece)
+        return (entry is not None and entry["state"] == "done"
+                and all((self.folder / name / "pair.json").exists() for name in entry["pairs"]))
+
+    def done(self, piece: str, pairs: list[dict]) -> None:
+        """Enter the pairs of a piece of work."""
+        self._pairs |= {pair["name"]: pair for pair in pairs}
+        self._work[piece] = {"state": "done", "pairs": [pair["name"] for pair in pairs]}
+        self._write()
+
+    def failed(self, piece: str, reason: str) -> None:
+        """Enter that a piece of work could not be done."""
+        self._work[piece] = {"state": "failed", "pairs": [], "reason": reason}
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.folder / FILE, {"format": FORMAT, "pairs": [self._pairs[name] for name in sorted(self._pairs)],
+                                        "work": dict(sorted(self._work.items()))})
