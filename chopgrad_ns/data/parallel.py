@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,9 +75,7 @@ def _in_processes(work, pieces: Sequence, workers: int) -> Iterator[Outcome]:
 
 def _become_worker(parent: int) -> None:
     """One thread; Ctrl-C is the parent's to handle; and none lives on when the parent was killed."""
-    import torch
-
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read when torch is imported, which comes later
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -93,8 +92,11 @@ def _on_ray(work, pieces: Sequence, address: str) -> Iterator[Outcome]:
     except ImportError as error:
         raise UserError("--ray needs Ray, which is not installed; pip install 'chopgrad-ns[ray]', here and on each node.") from error
     try:
+        if address != "auto":  # Ray itself would wait for minutes
+            host, port = address.removeprefix("ray://").rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"There is no Ray cluster at {address} ({str(error).splitlines()[0]}); start one with ray start "
                         "--head, or leave --ray out.") from error
     try:

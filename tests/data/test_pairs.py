@@ -1,0 +1,105 @@
+"""The four ways to make a splat too little: each fits to, shows, and teaches what it says."""
+
+import pytest
+import torch
+
+from chopgrad_ns.data.pairs import (by_camera, camera_plans, fit_plan, fold_plans, folds, sparse_plan, splat_pair, underfit_plan)
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.splat.fit import FitSettings
+from tests.worlds import plane_views
+
+SETTINGS = FitSettings(steps=30)
+
+
+def made(views, plan, **options):
+    return splat_pair(views, plan, fit_plan(views, plan), **options)
+
+
+@pytest.fixture(scope="module")
+def views():
+    return plane_views(6)
+
+
+def test_sparse_views(views):
+    plan = sparse_plan(6, 3, SETTINGS)
+    assert (plan.fitted, plan.shown, plan.detail) == ((0, 3), (0, 1, 2, 3, 4, 5), {"every": 3})
+    pair = made(views, plan)
+    assert torch.equal(pair.clean, views.photos)
+    assert pair.valid.flatten(1).amax(dim=1).tolist() == [0, 1, 1, 0, 1, 1]
+
+
+def garbled(views, indices):
+    other = views.subset(list(range(len(views))))
+    other.photos = views.photos.clone()
+    other.photos[indices] = torch.rand_like(views.photos[indices])
+    return other
+
+
+@pytest.mark.parametrize("plan", [sparse_plan(6, 3, SETTINGS), fold_plans(6, 3, SETTINGS)[1],
+                                  camera_plans(list("aabbcc"), SETTINGS)[1]], ids=lambda plan: plan.way)
+def test_what_a_splat_was_not_fitted_to_does_not_show(views, plan):
+    """Other photos there change the truth and nothing else: not the render, not the references."""
+    unseen = [index for index in range(6) if index not in plan.fitted]
+    pair, other = made(views, plan), made(garbled(views, unseen), plan)
+    for name in ("frames", "alpha", "depth", "references", "reference_masks"):
+        assert torch.equal(getattr(pair.degraded, name), getattr(other.degraded, name)), name
+    assert not torch.equal(pair.clean, other.clean)
+    seen = garbled(views, [plan.fitted[0]])
+    assert not torch.equal(pair.degraded.frames, made(seen, plan).degraded.frames)
+
+
+def test_folds_hold_each_view_out_once(views):
+    plans = fold_plans(6, 3, SETTINGS)
+    left_out = [set(range(6)) - set(plan.fitted) for plan in plans]
+    assert sorted(index for part in left_out for index in part) == list(range(6)) and len(plans) == 3
+    assert [plan.detail for plan in plans] == [{"fold": k, "folds": 3} for k in range(3)]
+    assert folds(2, 2) == [] and folds(3, 9) == [[0], [1], [2]]
+
+
+def test_underfitting_is_early_small_and_sees_everything(views):
+    plan = underfit_plan(6, 5, 40, FitSettings(steps=60))
+    assert plan.fitted == plan.shown == tuple(range(6))
+    poor, good = fit_plan(views, plan), fit_plan(views, sparse_plan(6, 2, FitSettings(steps=60)))
+    assert plan.settings.steps == 5 and plan.settings.max_gaussians == 40 and len(poor) <= len(good)
+    pair = splat_pair(views, plan, poor)
+    assert pair.valid.min() == 1
+    # A frame's own photo would give everything away.
+    changed = splat_pair(garbled(views, [2]), plan, poor)
+    assert torch.equal(changed.degraded.references[2], pair.degraded.references[2])
+    assert not torch.equal(changed.degraded.references[1], pair.degraded.references[1])
+
+
+def test_a_camera_is_held_out(views):
+    cameras = ["front", "front", "left", "left", "left", "back"]
+    plans = camera_plans(cameras, SETTINGS)
+    assert [(plan.name, plan.shown) for plan in plans] == [
+        ("without-back", (5,)), ("without-front", (0, 1)), ("without-left", (2, 3, 4))]
+    assert all(set(plan.fitted) == set(range(6)) - set(plan.shown) for plan in plans)
+    pair = made(views, plans[1])
+    assert torch.equal(pair.clean, views.photos[:2]) and pair.valid.min() == 1
+    with pytest.raises(UserError, match="one camera"):
+        camera_plans(["front"] * 4, SETTINGS)
+
+
+def test_one_trajectory_for_each_camera_of_a_rig():
+    plan = sparse_plan(6, 2, SETTINGS)
+    assert by_camera(plan, ["only"] * 6) == [plan]
+    left, right = by_camera(plan, list("lrlrlr"))
+    assert (left.name, left.shown, right.shown) == ("sparse-2-l", (0, 2, 4), (1, 3, 5))
+    assert left.fitted == right.fitted == plan.fitted and left.detail == {"every": 2, "camera": "l"}
+
+
+@pytest.mark.parametrize("count, every", [(6, 1), (6, 6), (6, 7), (2, 2)])
+def test_too_few_views(count, every):
+    with pytest.raises(UserError, match="--sparse-every"):
+        sparse_plan(count, every, SETTINGS)
+
+
+def test_without_references_and_with_their_photos(views):
+    plan = sparse_plan(6, 3, SETTINGS)
+    splat = fit_plan(views, plan)
+    assert splat_pair(views, plan, splat, references=0).degraded.references is None
+    kept = splat_pair(views, plan, splat, keep_photos=True)
+    again = kept.reference_photos.warp(kept.degraded.cameras, kept.degraded.depth, kept.degraded.alpha)
+    assert torch.equal(again[0], kept.degraded.references) and torch.equal(again[1], kept.degraded.reference_masks)
+    assert all(any(torch.equal(photo, views.photos[index]) for index in plan.fitted) for photo in kept.reference_photos.photos)
