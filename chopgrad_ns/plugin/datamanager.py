@@ -11,6 +11,7 @@ from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from PIL import Image
 
 from chopgrad_ns.data.depths import depths_from_points
 from chopgrad_ns.data.views import Views
@@ -78,7 +79,10 @@ class SparseViewsDataManager(FullImageDatamanager):
         return ExactlyScaledDataset(outputs, self._scale(outputs))
 
     def _load_images(self, split, cache_images_device):
-        images = super()._load_images(split, cache_images_device)
+        try:
+            images = super()._load_images(split, cache_images_device)
+        except OSError as error:
+            raise _unreadable_image(self.train_dataset if split == "train" else self.eval_dataset, error) from error
         _crop_to_common_size(images, (self.train_dataset if split == "train" else self.eval_dataset).cameras)
         if split == "train":
             self.train_cameras = self.train_dataset.cameras.to(self.device)
@@ -163,6 +167,17 @@ def random_seed_points(centers: torch.Tensor, count: int = 5000) -> Tuple[torch.
     extent = (centers - middle).abs().max().clamp_min(1e-3) * 3
     points = middle + (torch.rand(count, 3, generator=generator) * 2 - 1) * extent
     return points, torch.full((count, 3), 0.5)
+
+
+def _unreadable_image(dataset: InputDataset, error: OSError) -> UserError:
+    """The first photo that cannot be decoded, by name."""
+    for path in dataset.image_filenames:
+        try:
+            with Image.open(path) as picture:
+                picture.load()
+        except OSError:
+            return UserError(f"The image {path} cannot be read ({error}); save it again as PNG or JPEG.")
+    return UserError(f"The images of the scene cannot be read ({error}); save them again as PNG or JPEG.")
 
 
 def _stack(cache: list) -> torch.Tensor:
