@@ -82,7 +82,8 @@ class Clip:
 class Pair:
     """A degraded clip, what it should have looked like, and where that is known.
 
-    `valid` [T, 1, H, W] is 1 where `clean` may be trained on, 0 elsewhere; None means everywhere.
+    The degraded frames may be smaller than `clean`, for super-resolution. `valid` [T, 1, H, W], of the size of
+    `clean`, is 1 where it may be trained on, 0 elsewhere; None means everywhere.
     """
 
     degraded: Clip
@@ -91,12 +92,18 @@ class Pair:
     valid: Float[Tensor, "t 1 h w"] | None = None
 
     def __post_init__(self) -> None:
-        if self.clean.shape != self.degraded.frames.shape:
-            raise ValueError(f"clean has shape {tuple(self.clean.shape)}, degraded "
-                             f"{tuple(self.degraded.frames.shape)}")
+        low = self.degraded.frames.shape
+        if self.clean.ndim != 4 or self.clean.shape[:2] != low[:2] or min(self.scale) < 1:
+            raise ValueError(f"clean has shape {tuple(self.clean.shape)}, degraded {tuple(low)}")
         if self.valid is not None and self.valid.shape != self.clean[:, :1].shape:
             raise ValueError(f"valid has shape {tuple(self.valid.shape)}, not "
                              f"{tuple(self.clean[:, :1].shape)}")
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """How much higher and wider `clean` is than the degraded frames."""
+        return tuple(clean / low for clean, low in zip(self.clean.shape[-2:], self.degraded.frames.shape[-2:],
+                                                       strict=True))
 
     def save(self, folder: Path) -> None:
         """Write the folder, at once: `pair.safetensors` (pictures in 8 bit, depth in 32) and `pair.json`."""

@@ -198,7 +198,9 @@ class _FileVideo(Video):
                             "it there.")
         shown = [packet for packet in every if not packet.is_discard and _is_shown(packet, stream)]
         self._times = sorted(packet.pts for packet in shown if packet.pts is not None)
-        self._keys = sorted((packet.pts, packet.dts) for packet in shown if packet.is_keyframe and packet.pts is not None)
+        keys = [packet for packet in shown if packet.is_keyframe and packet.pts is not None]
+        self._keys = sorted(((packet.pts, packet.dts) for packet in keys), key=lambda key: key[0])
+        self._key_sizes = {packet.pts: packet.size for packet in keys}
         self._by_time = len(set(self._times)) == len(shown)
 
     def _first_picture(self) -> Picture:
@@ -232,8 +234,9 @@ class _FileVideo(Video):
         """Times to seek to, best first. Some formats find times of presentation, others those of decoding, and what is
         marked as a key frame may still lean on frames before it; the last resort is the beginning (None).
         """
-        keys = self._keys[:bisect_right(self._keys, (self._times[first], float("inf")))][-2:]
-        return [time for pair in reversed(keys) for time in pair if time is not None] + [None]
+        before = bisect_right(self._keys, self._times[first], key=lambda key: key[0])
+        return [time for key in reversed(self._keys[max(0, before - 2):before]) for time in key
+                if time is not None] + [None]
 
     def _run(self, start: int | None, first: int, count: int) -> Iterator[Picture]:
         number = first
@@ -242,10 +245,7 @@ class _FileVideo(Video):
             if start is not None:
                 container.seek(start, stream=stream)
             try:
-                for order, frame in enumerate(container.decode(stream)):
-                    time = frame.pts if self._by_time else order
-                    if time is None or (start is not None and time < start and time < self._times[number]):
-                        continue
+                for time, frame in self._decode(container, stream, start is not None):
                     # Later frames are predicted from a damaged one, so it spoils them up to the next key frame
                     if time > self._times[number] or frame.is_corrupt:
                         break
@@ -257,6 +257,27 @@ class _FileVideo(Video):
             except av.FFmpegError as error:
                 raise self._damaged(number) from error
         raise self._damaged(number)
+
+    def _decode(self, container: av.container.InputContainer, stream: av.VideoStream,
+                sought: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames with their times (their order, where frames are counted).
+
+        After a seek some formats start between key frames, and some codecs show frames from before the key frame
+        without what these were predicted from: both are left out. Others (MPEG program streams) get the times wrong,
+        which a key frame tells that is not the one listed for its time: then there are no frames.
+        """
+        order, key = 0, None
+        for packet in container.demux(stream):
+            if key is None and sought:
+                if not packet.is_keyframe or packet.pts is None:
+                    continue
+                key = packet.pts
+                if self._key_sizes.get(key) != packet.size:
+                    return
+            for frame in packet.decode():
+                time, order = frame.pts if self._by_time else order, order + 1
+                if time is not None and (key is None or time >= key):
+                    yield time, frame
 
     def _damaged(self, number: int) -> _Damaged:
         return _Damaged(f"{self.path} is damaged at or shortly before frame {number} of {self.frames}; leave these "
