@@ -282,7 +282,8 @@ def _encoder(codec: str, quality: int, gop: int, height: int, width: int) -> av.
     encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
     encoder.gop_size, encoder.thread_count = gop, 1
     if codec == "libx264":
-        encoder.options = {"crf": str(quality), "preset": "veryfast"}
+        # x264's macroblock tree reads memory that it has not set: the same frames would not always give the same file
+        encoder.options = {"crf": str(quality), "preset": "veryfast", "mbtree": "0"}
     else:
         encoder.options = {"qmin": str(quality), "qmax": str(quality)}
     return encoder

@@ -183,7 +183,7 @@ class _FileVideo(Video):
 
     @contextmanager
     def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        with av.open(str(self.path)) as container:
+        with av.open(str(self.path), metadata_errors="replace") as container:
             streams = [stream for stream in container.streams.video
                        if not stream.disposition & av.stream.Disposition.attached_pic]
             # FFmpeg also opens single pictures, as "image2" and "…_pipe"

@@ -1,6 +1,8 @@
 """Degradations against plain oracles, and their promises: sizes, seeds, slow drift, 8 bit."""
 
+import ctypes
 import json
+import platform
 
 import numpy as np
 import pytest
@@ -97,6 +99,26 @@ def test_a_seed_is_a_degradation(clip, kind):
     other, drawn_other = degrade(clip, settings, 8)
     assert (first - other).abs().mean() > 0.005 and drawn["rounds"] != drawn_other["rounds"]
     assert len(drawn["rounds"]) == (1 if kind == "first-order" else 2)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's M_PERTURB")
+def test_nothing_depends_on_what_memory_held_before():
+    """Codecs have been seen to read memory that they had not set; glibc fills what it hands out if asked to."""
+    libc, perturb = ctypes.CDLL(None), -6
+    generator = torch.Generator().manual_seed(0)
+    for height, width in ((86, 136), (130, 72), (74, 68), (51, 37)):
+        smooth = torch.rand(8, 3, height // 4, width // 4, generator=generator)
+        frames = torch.nn.functional.interpolate(smooth, (height, width), mode="bilinear")
+        frames = (frames + 0.1 * torch.randn(frames.shape, generator=generator)).clamp(0, 1)
+        results = []
+        try:
+            for fill in (85, 170):
+                libc.mallopt(perturb, fill)
+                results.append([compress(frames, codec, 20) for codec in CODECS]
+                               + [degrade(frames, Degradation("second-order", 2), seed)[0] for seed in range(3)])
+        finally:
+            libc.mallopt(perturb, 0)
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True)), (height, width)
 
 
 def test_ranges_are_kept_and_everything_happens():
