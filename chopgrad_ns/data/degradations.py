@@ -1,8 +1,8 @@
 """Degradations for video super-resolution: from clean frames to low ones.
 
-The plain kinds are the field's BI and BD. The random kinds follow the order of Real-ESRGAN (Wang et al. 2021, section 3
-and appendix: blur, resize, noise, compression, twice) with a video codec in place of JPEG as in RealBasicVSR (Chan et
-al. 2022, section 4). What is drawn holds for the whole clip, and strengths drift slowly from its first frame to its
+The plain kinds are the field's BI and BD. The random kinds follow the order of Real-ESRGAN (Wang et al. 2021:
+blur, resize, noise, compression, twice) with a video codec after or in place of JPEG as in RealBasicVSR (Chan et al.
+2022). What is drawn holds for the whole clip, and strengths drift slowly from its first frame to its
 last: cameras and encoders do not change their mind from frame to frame.
 """
 
@@ -39,14 +39,14 @@ class Degradation:
 
     `kind`: `bicubic` (BI: antialiased bicubic), `blur-down` (BD: Gaussian of σ = 1.6 px, then every `scale`-th pixel,
     which needs a whole `scale`), `first-order` (blur, resize, noise, compression), `second-order` (these twice, the
-    second time with blur and noise from the lower half of their ranges). `scale` ≥ 1 may be a fraction. The rest is for
-    the two random kinds:
+    second time with blur and noise from the lower half of their ranges). `scale` ≥ 1 may be a fraction. The rest is
+    for the two random kinds:
     `blur`, σ in px; `anisotropic`, chance that a blur has two widths and an angle; `sinc`, chance of a sinc filter in
-    place of a blur; `final_sinc`, chance of another one before the last compression (second order only), which rings as
-    sharpened video does; `noise`, standard deviation at mid grey in 8-bit levels; `poisson`, chance that it is shot noise
-    and not Gaussian; `grey_noise`, chance that all channels share it; `codecs`, some of `CODECS`, none for no
-    compression; `crf` of H.264, `quantiser` of the others; `drift`, how far a strength moves from the first
-    frame to the last, at most, as a part of itself.
+    place of a blur; `final_sinc`, chance of another one before the last compression (second order only), which rings
+    as sharpened video does; `noise`, standard deviation at mid grey in 8-bit levels; `poisson`, chance that it is shot
+    noise and not Gaussian; `grey_noise`, chance that all channels share it; `codecs`, some of `CODECS`, none for no
+    compression; `crf` of H.264, `quantiser` of the others; `drift`, how far a strength moves from the first frame to
+    the last, at most, as a part of itself.
     """
 
     kind: Literal["bicubic", "blur-down", "first-order", "second-order"] = "second-order"
@@ -68,18 +68,20 @@ class Degradation:
             raise UserError(f"There is no degradation {self.kind!r}; choose bicubic, blur-down, first-order or "
                             "second-order.")
         if not 1 <= self.scale < math.inf or (self.kind == "blur-down" and self.scale != int(self.scale)):
-            raise UserError(f"The scale {self.scale:g} does not fit {self.kind}; give 1 or more, and a whole number for "
-                            "blur-down.")
+            raise UserError(f"The scale {self.scale:g} does not fit {self.kind}; give 1 or more, and a whole number "
+                            "for blur-down.")
         for name in ("blur", "noise", "crf", "quantiser"):
             low, high = getattr(self, name)
             if not 0 <= low <= high < math.inf:
-                raise UserError(f"The range {name} is {low:g} … {high:g}; give two numbers from 0 on, the lower first.")
+                raise UserError(f"The range {name} is {low:g} … {high:g}; give two numbers from 0 on, the lower "
+                                "first.")
         if unknown := [name for name in self.codecs if name not in CODECS or name not in av.codecs_available]:
             raise UserError(f"The video codec {unknown[0]} is not to be had here; choose from "
                             f"{', '.join(name for name in CODECS if name in av.codecs_available)}.")
 
 
-def degrade(frames: Float[Tensor, "t 3 H W"], settings: Degradation, seed: int) -> tuple[Float[Tensor, "t 3 h w"], dict]:
+def degrade(frames: Float[Tensor, "t 3 H W"], settings: Degradation,
+            seed: int) -> tuple[Float[Tensor, "t 3 h w"], dict]:
     """Degraded frames in 0…1, exact in 8 bit, of the size `low_size` says, and what was drawn (fit for JSON).
 
     Two numbers in a list are the values at the first and the last frame. The same seed gives the same frames on every
@@ -154,19 +156,23 @@ def _draw_blur(rng: np.random.Generator, settings: Degradation, between) -> dict
 
 def _apply_round(frames: Tensor, one: dict, clean: tuple[int, int], last: tuple[int, int] | None,
                  generator: torch.Generator) -> Tensor:
-    if one["blur"] is not None:
-        frames = filter_frames(frames, _blur_kernels(one["blur"], len(frames)))
-    factor = one["resize"]["factor"]
-    size = low_size(*clean, 1 / factor)
+    count = len(frames)
+    blur = None if one["blur"] is None else _blur_kernels(one["blur"], count)
+    sinc = sinc_kernels(_course(one["sinc"], count), _SINC_RADIUS) if one.get("sinc") else None
+    deviation = _course(one["noise"]["levels"], count)[:, 0] / 255
+    size = low_size(*clean, 1 / one["resize"]["factor"])
     if last is not None and "last_resize" not in one:
         size = last
-    frames = _resize(frames, size, one["resize"]["mode"])
-    frames = _add_noise(frames, one["noise"], generator)
-    if "last_resize" in one:
-        frames = _resize(frames, last, one["last_resize"]["mode"])
-        if one["sinc"] is not None:
-            frames = filter_frames(frames, sinc_kernels(_course(one["sinc"], len(frames)), _SINC_RADIUS))
-    frames = frames.clamp(0, 1)
+    done = []
+    for number in range(count):  # a frame at a time stays in the cache
+        here = slice(number, number + 1)
+        frame = frames[here] if blur is None else filter_frames(frames[here], blur[here])
+        frame = _resize(frame, size, one["resize"]["mode"])
+        frame = _add_noise(frame, one["noise"], deviation[number], generator)
+        if "last_resize" in one:
+            frame = _resize(frame, last, one["last_resize"]["mode"])
+        done.append(frame if sinc is None else filter_frames(frame, sinc[here]))
+    frames = torch.cat(done).clamp(0, 1)
     return frames if one["compression"] is None else compress(frames, **one["compression"])
 
 
@@ -189,13 +195,13 @@ def gaussian_kernels(along: Float[np.ndarray, "t 1"], across: Float[np.ndarray, 
     """Gaussians of σ `along` an axis that is turned by `angle` from x (radians, towards y) and `across` it; sum 1."""
     y, x = np.mgrid[-radius:radius + 1, -radius:radius + 1]
     u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    tiny = 1e-3  # σ = 0 is no blur
-    kernels = np.exp(-0.5 * ((u / np.maximum(along, tiny)[..., None]) ** 2 + (v / np.maximum(across, tiny)[..., None]) ** 2))
+    along, across = (np.maximum(sigma, 1e-3)[..., None] for sigma in (along, across))  # σ = 0 is no blur
+    kernels = np.exp(-0.5 * ((u / along) ** 2 + (v / across) ** 2))
     return kernels / kernels.sum(axis=(1, 2), keepdims=True)
 
 
 def sinc_kernels(cutoff: Float[np.ndarray, "t 1"], radius: int) -> Float[np.ndarray, "t k k"]:
-    """Circular low-pass filters, ω/(2πr) · J₁(ωr) with `cutoff` ω in radians a pixel (Real-ESRGAN, eq. 6); sum 1."""
+    """Circular low-pass filters, ω/(2πr) · J₁(ωr), `cutoff` ω in radians a pixel (as Real-ESRGAN's sinc); sum 1."""
     y, x = np.mgrid[-radius:radius + 1, -radius:radius + 1]
     distance, cutoff = np.hypot(x, y), cutoff[..., None]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -218,7 +224,7 @@ def filter_frames(frames: Float[Tensor, "t c h w"], kernels: Float[np.ndarray, "
     size = [next_fast_len(length, real=True) for length in padded.shape[-2:]]
     weights = torch.as_tensor(kernels, dtype=frames.dtype, device=frames.device)
     filtered = torch.empty_like(frames)
-    for number, (frame, kernel) in enumerate(zip(padded, weights, strict=True)):  # a frame at a time stays in the cache
+    for number, (frame, kernel) in enumerate(zip(padded, weights, strict=True)):
         spectrum = torch.fft.rfft2(frame, s=size) * torch.fft.rfft2(kernel, s=size)
         filtered[number] = torch.fft.irfft2(spectrum, s=size)[:, 2 * radius:2 * radius + height,
                                                               2 * radius:2 * radius + width]
@@ -232,19 +238,18 @@ def _resize(frames: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return F.interpolate(frames, size, mode=mode).clamp(0, 1)
 
 
-def _add_noise(frames: Tensor, noise: dict, generator: torch.Generator) -> Tensor:
+def _add_noise(frames: Tensor, noise: dict, deviation: float, generator: torch.Generator) -> Tensor:
     """Gaussian noise, or shot noise of as many photons as give the same deviation at mid grey.
 
     Noise is drawn on the CPU, so that every device gets the same.
     """
-    deviation = torch.from_numpy(_course(noise["levels"], len(frames))).float()[..., None, None] / 255
     base = frames.cpu().float()
     if noise["grey"]:
         base = (base * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
     if noise["kind"] == "gaussian":
         added = torch.randn(base.shape, generator=generator) * deviation
     else:
-        photons = 0.5 / deviation.clamp(min=1e-4) ** 2
+        photons = 0.5 / max(deviation, 1e-4) ** 2
         base = base.clamp(0, 1)
         added = torch.poisson(base * photons, generator=generator) / photons - base
     return frames + added.to(frames)
@@ -259,11 +264,11 @@ def compress(frames: Float[Tensor, "t 3 h w"], codec: str, quality: int, gop: in
     height, width = frames.shape[-2:]
     # Codecs want even sides, and some no picture smaller than two of their blocks
     padded = F.pad(frames, (0, max(32 - width, width % 2), 0, max(32 - height, height % 2)), mode="replicate")
-    pictures = (padded.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    encoder = _encoder(codec, quality, gop, *pictures.shape[1:3])
+    encoder = _encoder(codec, quality, gop, *padded.shape[-2:])
     packets, yuv, rgb = [], converter(encoder.pix_fmt), converter("rgb24")
-    for number, picture in enumerate(pictures):
-        frame = yuv(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+    for number, picture in enumerate(padded.detach()):
+        levels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        frame = yuv(av.VideoFrame.from_ndarray(levels, format="rgb24"))
         frame.pts = number
         packets += encoder.encode(frame)
     packets += encoder.encode(None)
@@ -271,8 +276,8 @@ def compress(frames: Float[Tensor, "t 3 h w"], codec: str, quality: int, gop: in
     decoded = [rgb(frame).to_ndarray() for packet in [*packets, None] for frame in decoder.decode(packet)]
     if len(decoded) != len(frames):
         raise RuntimeError(f"{codec} gave {len(decoded)} frames for {len(frames)}")
-    shown = torch.from_numpy(np.stack(decoded)[:, :height, :width])
-    return shown.to(frames.device).permute(0, 3, 1, 2).to(frames.dtype) / 255
+    shown = torch.from_numpy(np.stack(decoded)[:, :height, :width]).permute(0, 3, 1, 2).contiguous()
+    return shown.to(frames) / 255
 
 
 def _encoder(codec: str, quality: int, gop: int, height: int, width: int) -> av.VideoCodecContext:

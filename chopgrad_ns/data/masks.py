@@ -1,7 +1,7 @@
 """Masks for inpainting: 1 (white) is to be filled, 0 is kept.
 
 Drawn ones (`draw_masks`) are rectangles and free-form strokes (after Yu et al. 2019, "Free-Form Image Inpainting with
-Gated Convolution", section 3.3) that move with time; object masks come from files as DAVIS stores them, or from actor
+Gated Convolution") that move with time; object masks come from files as DAVIS stores them, or from actor
 ids.
 """
 
@@ -36,9 +36,9 @@ class MaskSettings:
     """What `draw_masks` draws.
 
     `kind`: `central` (the middle half by half, as in the paper), `box` (rectangles that stand still), `moving-box`
-    (rectangles that move smoothly and may leave the frame), `brush` (strokes that sway a little). `area`: the mean share
-    of the frame over the clip is at least the first, and the share in every frame at most the second. `count`: how many
-    rectangles or strokes, from and to. `central` has neither.
+    (rectangles that move smoothly and may leave the frame), `brush` (strokes that sway a little). `area`: the mean
+    share of the frame over the clip is at least the first, and the share in every frame at most the second. `count`:
+    how many rectangles or strokes, from and to. `central` has neither.
     """
 
     kind: Literal["central", "box", "moving-box", "brush"] = "brush"
@@ -92,8 +92,8 @@ def _draw_within(rng: np.random.Generator, settings: MaskSettings, frames: int, 
         shares = masks.mean(axis=(1, 2))
         if shares.mean() >= settings.area[0] and shares.max() <= settings.area[1]:
             return masks, count
-    raise UserError(f"No {settings.kind} masks cover {settings.area[0]:g} … {settings.area[1]:g} of {width}×{height} px; "
-                    "widen the range or change the number of shapes.")
+    raise UserError(f"No {settings.kind} masks cover {settings.area[0]:g} … {settings.area[1]:g} of {width}×{height} "
+                    "px; widen the range or change the number of shapes.")
 
 
 def _raster(shapes: list[Shape], size: float, frames: int, height: int, width: int) -> Bool[np.ndarray, "t h w"]:
@@ -187,9 +187,9 @@ class ObjectMasks:
     """Masks of a video's objects from a folder of PNG files, one a frame, in which 0 is the background.
 
     8-bit grey or palette files hold object numbers, as DAVIS stores them; in colour files whatever is not black is the
-    object. Files go with frames by name, else by the number their name ends with, else, if there are as many and they
-    are numbered in a row, by order. `ids` picks objects, none for all. Masks are grown by `dilation` px (a disc),
-    because objects have soft edges and shadows. Raises UserError where files are missing, left over, or of another size.
+    object. Files go with frames by name, else by the number their name ends with, else, if they are numbered in a row,
+    by order. `ids` picks objects, none for all. Masks are grown by `dilation` px (a disc), because objects have soft
+    edges and shadows. Raises UserError where files are missing, left over, or of another size.
     """
 
     def __init__(self, folder: Path, video: Video, ids: Sequence[int] = (), dilation: int = 0) -> None:

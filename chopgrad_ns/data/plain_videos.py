@@ -175,8 +175,8 @@ class _FileVideo(Video):
                 self.fps = float(stream.average_rate) if stream.average_rate else None
             picture = self._first_picture()
         except av.FFmpegError as error:
-            raise UserError(f"{path} cannot be read as a video ({error.strerror}); give a video file or a folder of PNG "
-                            "or JPEG frames.") from error
+            raise UserError(f"{path} cannot be read as a video ({error.strerror}); give a video file or a folder of "
+                            "PNG or JPEG frames.") from error
         self.height, self.width = picture.shape[:2]
         self.frames = len(self._times)
         self.frame_names = [f"{number:05d}" for number in range(self.frames)]

@@ -27,8 +27,8 @@ KINDS = {
     "old.avi": {"codec": "mpeg4", "bf": 2, "g": 12, "q": 3},
     "dvd.mpg": {"codec": "mpeg2video", "bf": 2, "g": 12, "q": 3},
     "tv.ts": {"codec": "libx264", "bf": 2, "g": 12},
-    "hidden.webm": {"codec": "libvpx", "auto-alt-ref": 1, "lag-in-frames": 16, "g": 20, "deadline": "good", "cpu-used": 4},
-    "web.webm": {"codec": "libvpx-vp9", "auto-alt-ref": 1, "lag-in-frames": 16, "g": 20, "deadline": "good", "cpu-used": 5},
+    "hidden.webm": {"codec": "libvpx", "auto-alt-ref": 1, "lag-in-frames": 16, "g": 20, "cpu-used": 4},
+    "web.webm": {"codec": "libvpx-vp9", "auto-alt-ref": 1, "lag-in-frames": 16, "g": 20, "cpu-used": 5},
     "pictures.mov": {"codec": "mjpeg", "q": 3},
 }
 
@@ -48,7 +48,7 @@ def test_random_access_equals_decoding_everything(tmp_path, name):
     assert (video.frames, video.height, video.width, video.name) == (COUNT, 48, 64, path.stem)
     if name != "varied.mp4":
         assert video.fps == pytest.approx(25, rel=0.02)
-    for first, count in ((0, 1), (0, COUNT), (1, 5), (11, 3), (12, 1), (25, 24), (39, 2), (COUNT - 3, 3), (COUNT - 1, 1)):
+    for first, count in ((0, 1), (0, 60), (1, 5), (11, 3), (12, 1), (25, 24), (39, 2), (57, 3), (59, 1)):
         for number, picture in enumerate(video.pictures(first, count)):
             assert np.array_equal(picture, everything[first + number]), f"frame {first + number}"
         assert number == count - 1
@@ -132,8 +132,8 @@ def test_videos_are_found(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "deep" / "d.avi").write_bytes(b"")
     found = find_videos([tmp_path / "b.mp4", tmp_path])
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b.mp4", "a.MOV", "deep/d.avi", "deep/er/c.mkv",
-                                                                        "frames"]
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names == ["b.mp4", "a.MOV", "deep/d.avi", "deep/er/c.mkv", "frames"]
     for bad in ("empty", "nowhere"):
         with pytest.raises(UserError, match=f"no video at .*{bad}"):
             find_videos([tmp_path, tmp_path / bad])

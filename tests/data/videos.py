@@ -8,7 +8,7 @@ import numpy as np
 
 
 def numbered(count: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
-    """uint8 frames [count, height, width, 3]: a moving texture, and the frame's number as eight black or white blocks."""
+    """uint8 frames [count, height, width, 3]: a moving texture, the number as eight black or white blocks."""
     rng = np.random.default_rng(seed)
     texture = np.kron(rng.integers(60, 200, (height // 4, width // 2, 3)), np.ones((4, 4, 1))).astype(np.uint8)
     frames = np.stack([np.roll(texture, -number, axis=1)[:, :width] for number in range(count)])
