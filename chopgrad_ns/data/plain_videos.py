@@ -189,6 +189,8 @@ class _FileVideo(Video):
             # FFmpeg also opens single pictures, as "image2" and "…_pipe"
             if not streams or container.format.name.endswith("_pipe") or container.format.name == "image2":
                 raise UserError(f"{self.path} is not a video; give a video file or a folder of PNG or JPEG frames.")
+            if streams[0].codec_context is None:
+                raise UserError(f"{self.path} is in a format that is not known here; convert it to H.264.")
             yield container, streams[0]
 
     def _list_packets(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
@@ -250,7 +252,9 @@ class _FileVideo(Video):
                     if time > self._times[number] or frame.is_corrupt:
                         break
                     if time == self._times[number]:
-                        yield _upright(rgb(frame), frame)
+                        picture = _upright(rgb(frame), frame)
+                        self._check_size(picture, number)
+                        yield picture
                         number += 1
                         if number == first + count:
                             return
@@ -278,6 +282,12 @@ class _FileVideo(Video):
                 time, order = frame.pts if self._by_time else order, order + 1
                 if time is not None and (key is None or time >= key):
                     yield time, frame
+
+    def _check_size(self, picture: Picture, number: int) -> None:
+        if picture.shape[:2] != (self.height, self.width):
+            height, width = picture.shape[:2]
+            raise UserError(f"Frame {number} of {self.path} is {width}×{height} px, the first one "
+                            f"{self.width}×{self.height}; cut the video there.")
 
     def _damaged(self, number: int) -> _Damaged:
         return _Damaged(f"{self.path} is damaged at or shortly before frame {number} of {self.frames}; leave these "

@@ -54,6 +54,22 @@ def test_random_access_equals_decoding_everything(tmp_path, name):
         assert number == count - 1
 
 
+def test_frames_without_times_of_their_own_are_counted(tmp_path):
+    """Two transport streams one after the other, in which times repeat."""
+    parts = [write_file(tmp_path / f"{seed}.ts", numbered(20, seed=seed), g=6, bf=2).read_bytes() for seed in (0, 1)]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    video, everything = open_video(tmp_path / "both.ts"), decode_all(tmp_path / "both.ts")
+    assert video.frames == len(everything) >= 38
+    for first in (0, 15, 19, 22, 30):
+        assert all(np.array_equal(a, b) for a, b in zip(video.pictures(first, 8), everything[first:], strict=False))
+    other = write_file(tmp_path / "small.ts", numbered(20, 32, 64), g=6, bf=2).read_bytes()
+    (tmp_path / "both.ts").write_bytes(parts[0] + other)
+    video = open_video(tmp_path / "both.ts")
+    assert video.read(0, 10).shape == (10, 3, 48, 64)
+    with pytest.raises(UserError, match=r"Frame \d+ of .*both.ts is 64×32 px, the first one 64×48"):
+        video.read(15, 10)
+
+
 def test_real_videos(shared_data):
     for name, frames in (("bikes", 250), ("carphone_pristine", 120), ("solidWhiteRight", 221)):
         path = shared_data / "video" / f"{name}.mp4"
