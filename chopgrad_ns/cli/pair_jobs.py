@@ -12,17 +12,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from functools import cache, partial
 from pathlib import Path
 from typing import Union
 
 import torch
+from torch import Tensor
 
 from chopgrad_ns.data.clip import Pair
+from chopgrad_ns.data.degradations import Degradation
 from chopgrad_ns.data.manifest import FILE
+from chopgrad_ns.data.masks import MaskSettings, ObjectMasks, draw_masks
 from chopgrad_ns.data.pairs import (SplatPlan, Way, by_camera, camera_plans, fit_plan, fold_plans, sparse_plan, splat_pair,
                                     underfit_plan)
-from chopgrad_ns.data.scene import check_scene
+from chopgrad_ns.data.plain_videos import open_video
+from chopgrad_ns.data.shots import clip_spans, find_cuts
 from chopgrad_ns.data.stored import StoredPair, save_pair
+from chopgrad_ns.data.video_pairs import inpainting_pair, super_resolution_pair
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.fit import FitSettings, Progress
@@ -31,6 +37,8 @@ Report = Callable[[int, int, Callable[[], str]], None]
 """Told how far a job is: steps done, of how many, and a function that says how it goes."""
 Planned = tuple[str, dict, Callable[[], Pair]]
 """A pair's name, what it is made from, and the function that makes it."""
+EVEN = 2
+"""Sides of video clips are multiples of it, for codecs."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +141,69 @@ class WorldJob:
         yield from self.ways.planned(scene, views_of(world), names, ["camera"] * self.frames, report)
 
 
-Job = Union[CaptureJob, WorldJob]
+@dataclass(frozen=True)
+class VideoJob:
+    """A plain video, of which clips are degraded; whoever trains on them needs no splat."""
+
+    path: Path
+    source: str
+    licence: str
+    degradations: tuple[Degradation, ...]
+    masks: tuple[MaskSettings, ...]
+    object_masks: Path | None
+    """folder of masks of this video"""
+    dilation: int
+    frames: int
+    stride: int
+    longest_side: int
+    seed: int
+
+    def planned(self, report: Report) -> Iterator[Planned]:
+        """For each clip that lies between two cuts, a pair for each degradation, for each kind of masks and for objects."""
+        video = open_video(self.path)
+        objects = None if self.object_masks is None else ObjectMasks(self.object_masks, video, dilation=self.dilation)
+        spans = clip_spans(video.frames, self.frames, self.stride, find_cuts(video))
+        if not spans:
+            raise UserError(f"{self.path} has no {self.frames} frames in a row between two cuts; give a smaller --clip-frames.")
+        scene = {"name": self.source, "licence": self.licence, "fingerprint": fingerprint(self.path), "frames": video.frames,
+                 "size": [video.height, video.width], "fps": video.fps}
+        for index, span in enumerate(spans):
+            read = cache(partial(video.read, span.start, self.frames, self.longest_side, EVEN))
+            for part, about, make in self._of_clip(read, span.start, objects):
+                about |= {"scene": scene, "cameras": video.frame_names[span], "from_frame": span.start}
+                yield f"{part}-{span.start:05d}", about, make
+            report(index + 1, len(spans), lambda: f"{self.source}, clip {index + 1}")
+
+    def _of_clip(self, read: Callable[[], Tensor], first: int, objects: ObjectMasks | None) -> Iterator[Planned]:
+        seed = self.seed * 1_000_003 + first
+        for degradation in self.degradations:
+            settings = {"settings": asdict(degradation), "seed": seed, "longest_side": self.longest_side}
+            yield (f"{degradation.kind}-x{degradation.scale:g}", {"way": "super-resolution", **settings},
+                   lambda degradation=degradation: super_resolution_pair(read(), "", degradation, seed)[0])
+        for masks in self.masks:
+            def make(masks=masks) -> Pair:
+                frames = read()
+                return inpainting_pair(frames, "", draw_masks(masks, len(frames), *frames.shape[-2:], seed)[0])
+
+            settings = {"settings": asdict(masks), "seed": seed, "longest_side": self.longest_side}
+            yield f"{masks.kind}-masks", {"way": "inpainting", **settings}, make
+        if objects is not None:
+            drawn = objects.read(first, self.frames, self.longest_side, EVEN)
+            if drawn.any():
+                yield ("object-masks", {"way": "inpainting", "settings": {"kind": "objects", "dilation": self.dilation},
+                                        "masks": fingerprint(self.object_masks), "longest_side": self.longest_side},
+                       lambda: inpainting_pair(read(), "", drawn))
+
+
+Job = Union[CaptureJob, WorldJob, VideoJob]
 
 
 def piece_of(job: Job) -> str:
     """What a job is called in the manifest: its source, and a hash of all that decides what comes out."""
     told = asdict(job)
-    path = told.pop("path", None)
-    if path is not None:
-        told["fingerprint"] = fingerprint(path)
+    for name, value in told.items():
+        if isinstance(value, Path):  # what is in it counts, not where it lies
+            told[name] = fingerprint(value)
     return f"{job.source}/{_hash(told)}"
 
 
@@ -186,13 +248,15 @@ def _part_of(report: Report, index: int, parts: int, name: str) -> Progress:
     return lambda step, steps, note: report(index * steps + step, parts * steps, lambda: f"{name}, {note()}")
 
 
-def fingerprint(scene: Path) -> str:
-    """A hash of a scene's files of poses and of the names and sizes of all others: another capture has another."""
-    check_scene(scene)
+def fingerprint(source: Path) -> str:
+    """A hash of a file, or of the names and sizes of a folder's files (and of transforms.json whole)."""
+    if source.is_file():
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
     listed = []
-    for path in sorted(path for path in scene.rglob("*") if path.is_file()):
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
         content = path.read_bytes() if path.name == "transforms.json" else str(path.stat().st_size).encode()
-        listed.append([str(path.relative_to(scene)), hashlib.sha256(content).hexdigest()])
+        listed.append([str(path.relative_to(source)), hashlib.sha256(content).hexdigest()])
     return _hash(listed)
 
 

@@ -1,4 +1,4 @@
-"""Make pairs of degraded and clean clips, for fine-tuning, from captures and sample worlds.
+"""Make pairs of degraded and clean clips, for fine-tuning, from captures, sample worlds and plain videos.
 
 What is there already is kept; the same command given again after an interruption goes on. manifest.json in the output lists
 every pair with what it was made from.
@@ -7,69 +7,92 @@ Example: chopgrad pairs --output pairs --data captures/fox captures/door --sampl
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Optional, Tuple
+from typing import Annotated, Optional, Tuple
 
-Kind = Literal["room", "courtyard", "objects", "street"]
+import tyro
+
+from chopgrad_ns.cli.pair_options import Scenes, Splats, Videos, Worlds
+
+Flat = tyro.conf.OmitArgPrefixes
 
 
-def run(output: Path, data: Tuple[Path, ...] = (), sample_worlds: int = 0, kinds: Tuple[Kind, ...] = (
-            "room", "courtyard", "objects", "street"), first_seed: int = 1000, frames: int = 40, width: int = 192,
-        height: int = 128, ways: Optional[Tuple[Literal["sparse", "folds", "underfit", "cameras"], ...]] = None,
-        views: Literal["training", "all"] = "training", every: int = 8, longest_side: int = 240,
-        sparse_every: Optional[int] = None, folds: int = 3, underfit_steps: int = 100, underfit_gaussians: int = 2000,
-        steps: int = 400, references: int = 2, keep_photos: bool = False, licence: Optional[str] = None, workers: int = 1,
-        ray: Optional[str] = None) -> None:
+def run(output: Path, data: Tuple[Path, ...] = (), sample_worlds: int = 0, videos: Tuple[Path, ...] = (),
+        scenes: Annotated[Scenes, Flat] = Scenes(), worlds: Annotated[Worlds, Flat] = Worlds(),
+        splats: Annotated[Splats, Flat] = Splats(), clips: Annotated[Videos, Flat] = Videos(), licence: Optional[str] = None,
+        workers: int = 1, ray: Optional[str] = None) -> None:
     """Make pairs.
 
     Args:
         output: folder to write the pairs into, one sub-folder each
         data: scenes (nerfstudio or COLMAP)
         sample_worlds: number of sample worlds
-        kinds: kinds of sample worlds, taken in turn
-        first_seed: of the first sample world; the next has the next
-        frames: of each sample world
-        width: of sample worlds, pixels
-        height: of sample worlds, pixels
-        ways: what splats are fitted to: sparse (some views only), folds (k times all but a fold), underfit (all views, but
-            stopped early and with few Gaussians), cameras (of a rig, all but one; photos lie in a folder a camera); by
-            default folds for scenes and sparse for sample worlds
-        views: which views of a scene are used; beside those used for training (--every) there are those that a refiner
-            is judged by later, which it must never have seen
-        every: every N-th view of a scene is a training view
-        longest_side: of scenes, pixels
-        sparse_every: every N-th view that is used is fitted to; by default 8 for scenes, and 8, 5 and 4 in turn for
-            sample worlds
-        folds: k
-        underfit_steps: training steps of underfitted splats
-        underfit_gaussians: their Gaussians at most
-        steps: training steps of the others
-        references: training photos warped into each frame
-        keep_photos: store photos and their depth, and warp them when a pair is read: smaller, and slower to read
-        licence: of the scenes; by default what a licence file beside them begins with
+        videos: video files, folders of frames, or folders of these
+        licence: of scenes and videos; by default what a licence file beside them begins with
         workers: processes side by side; 0 for one a core
-        ray: address of a Ray cluster to work on instead ("auto": this machine's); output and scenes must be on a file
+        ray: address of a Ray cluster to work on instead ("auto": this machine's); output and sources must be on a file
             system that all nodes see
     """
-    from chopgrad_ns.cli.pair_jobs import CaptureJob, SplatWays, WorldJob, licence_of
-    from chopgrad_ns.sim.pairs import sparsity_of
+    for options, least in ((splats, {"folds": 2, "steps": 1, "underfit_steps": 1, "underfit_gaussians": 1, "references": 0}),
+                           (scenes, {"every": 2, "longest_side": 16}), (worlds, {"frames": 2, "width": 16, "height": 16}),
+                           (clips, {"clip_frames": 1, "video_side": 16, "mask_margin": 0})):
+        _check({name: (getattr(options, name), smallest) for name, smallest in least.items()})
+    _check({"workers": (workers, 0), "sample_worlds": (sample_worlds, 0), "clip_stride": (clips.clip_stride or 1, 1)})
+    make_all(_jobs_of_scenes(data, scenes, splats, licence) + _jobs_of_worlds(sample_worlds, worlds, splats)
+             + _jobs_of_videos(videos, clips, licence), output, workers, ray)
+
+
+def _ways(splats: Splats, usual: str, sparse_every: int):
+    from chopgrad_ns.cli.pair_jobs import SplatWays
     from chopgrad_ns.splat.fit import FitSettings
 
-    _check(dict(steps=(steps, 1), folds=(folds, 2), underfit_steps=(underfit_steps, 1), references=(references, 0),
-                underfit_gaussians=(underfit_gaussians, 1), every=(every, 2), workers=(workers, 0), sample_worlds=(sample_worlds, 0),
-                longest_side=(longest_side, 16), frames=(frames, 2), width=(width, 16), height=(height, 16)))
-    chosen = SplatWays(tuple(ways or ()), 0, folds, underfit_steps, underfit_gaussians, FitSettings(steps=steps), references,
-                       keep_photos)
-    jobs = []
-    for path, source in zip(data, _names(data)):
-        how = replace(chosen, ways=tuple(ways or ("folds",)), sparse_every=sparse_every or 8)
-        jobs.append(CaptureJob(path.resolve(), source, licence or licence_of(path), every, views == "training", longest_side, how))
-    for index in range(sample_worlds):
-        how = replace(chosen, ways=tuple(ways or ("sparse",)), sparse_every=sparse_every or sparsity_of(index))
-        jobs.append(WorldJob(kinds[index % len(kinds)], first_seed + index, frames, width, height, how))
-    make_all(jobs, output, workers, ray)
+    return SplatWays(splats.ways or (usual,), splats.sparse_every or sparse_every, splats.folds, splats.underfit_steps,
+                     splats.underfit_gaussians, FitSettings(steps=splats.steps), splats.references, splats.keep_photos)
+
+
+def _jobs_of_scenes(paths: Sequence[Path], scenes: Scenes, splats: Splats, licence: Optional[str]) -> list:
+    from chopgrad_ns.cli.pair_jobs import CaptureJob, licence_of
+    from chopgrad_ns.data.scene import check_scene
+
+    for path in paths:
+        check_scene(path)
+    return [CaptureJob(path.resolve(), source, licence or licence_of(path), scenes.every, scenes.views == "training",
+                       scenes.longest_side, _ways(splats, "folds", 8)) for path, source in zip(paths, _names(paths))]
+
+
+def _jobs_of_worlds(count: int, worlds: Worlds, splats: Splats) -> list:
+    from chopgrad_ns.cli.pair_jobs import WorldJob
+    from chopgrad_ns.sim.pairs import sparsity_of
+
+    return [WorldJob(worlds.kinds[index % len(worlds.kinds)], worlds.first_seed + index, worlds.frames, worlds.width,
+                     worlds.height, _ways(splats, "sparse", sparsity_of(index))) for index in range(count)]
+
+
+def _jobs_of_videos(paths: Sequence[Path], clips: Videos, licence: Optional[str]) -> list:
+    from chopgrad_ns.cli.pair_jobs import VideoJob, licence_of
+    from chopgrad_ns.data.degradations import Degradation
+    from chopgrad_ns.data.masks import MaskSettings
+    from chopgrad_ns.data.plain_videos import find_videos
+
+    found = find_videos(paths)
+    degradations = tuple(Degradation(kind, clips.scale) for kind in clips.degradation)
+    masks = tuple(MaskSettings(kind) for kind in clips.masks)
+    return [VideoJob(path.resolve(), source, licence or licence_of(path),
+                     degradations if "super-resolution" in clips.tasks else (), masks if "inpainting" in clips.tasks else (),
+                     _masks_of(source, clips), clips.mask_margin, clips.clip_frames, clips.clip_stride or clips.clip_frames,
+                     clips.video_side, clips.seed) for path, source in zip(found, _names(found))]
+
+
+def _masks_of(source: str, clips: Videos) -> Optional[Path]:
+    from chopgrad_ns.errors import UserError
+
+    if clips.object_masks is None or "inpainting" not in clips.tasks:
+        return None
+    folder = clips.object_masks / source
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder} with the masks of {source}; name it like the video.")
+    return folder.resolve()
 
 
 def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None:
@@ -84,8 +107,8 @@ def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None
     from chopgrad_ns.errors import Incomplete, UserError
 
     if not jobs:
-        raise UserError("There is nothing to make pairs from; give --data SCENE or --sample-worlds.")
-    pieces = [piece_of(job) for job in jobs]  # looks at every source: what is not there is refused before any work
+        raise UserError("There is nothing to make pairs from; give --data, --sample-worlds or --videos.")
+    pieces = [piece_of(job) for job in jobs]
     manifest = Manifest(output.resolve())
     left = [index for index, piece in enumerate(pieces) if not manifest.is_done(piece)]
     alone = workers == 1 and ray is None
@@ -98,7 +121,8 @@ def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None
             if isinstance(result, UserError):
                 manifest.failed(pieces[index], str(result))
                 failed.append(f"{jobs[index].source}: {result}")
-                print(f"Left out {failed[-1]}", file=sys.stderr)
+                if len(jobs) > 1:
+                    print(f"Left out {failed[-1]}", file=sys.stderr)
             else:
                 manifest.done(pieces[index], result)
             progress.next(jobs[index].source)
@@ -127,13 +151,13 @@ class _Jobs:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """A name for each scene: that of its folder. Raises UserError where two have the same."""
+    """A name for each source: that of its folder or file. Raises UserError where two have the same."""
     from chopgrad_ns.errors import UserError
 
-    names = [path.resolve().name for path in paths]
+    names = [path.resolve().stem if path.is_file() else path.resolve().name for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"Two scenes are called {twice[0]}, and pairs have the names of their scenes; rename a folder.")
+        raise UserError(f"Two sources are called {twice[0]}, and pairs have the names of their sources; rename one.")
     return names
 
 

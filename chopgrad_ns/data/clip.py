@@ -79,8 +79,9 @@ class Clip:
 class Pair:
     """A degraded clip, what it should have looked like, and where that is known.
 
-    `valid` [T, 1, H, W] is 1 where `clean` may be trained on, 0 elsewhere; None means everywhere. `reference_photos`,
-    where there are any, are what the degraded clip's references were warped from; on disk they then stand in for these.
+    The degraded frames may be smaller than `clean`, for super-resolution. `valid` [T, 1, H, W], of the size of `clean`, is
+    1 where it may be trained on, 0 elsewhere; None means everywhere. `reference_photos`, where there are any, are what the
+    degraded clip's references were warped from; on disk they then stand in for these.
     """
 
     degraded: Clip
@@ -90,15 +91,21 @@ class Pair:
     reference_photos: ReferencePhotos | None = None
 
     def __post_init__(self) -> None:
-        if self.clean.shape != self.degraded.frames.shape:
-            raise ValueError(f"clean has shape {tuple(self.clean.shape)}, degraded "
-                             f"{tuple(self.degraded.frames.shape)}")
+        low = self.degraded.frames.shape
+        if self.clean.ndim != 4 or self.clean.shape[:2] != low[:2] or min(self.scale) < 1:
+            raise ValueError(f"clean has shape {tuple(self.clean.shape)}, degraded {tuple(low)}")
         if self.valid is not None and self.valid.shape != self.clean[:, :1].shape:
             raise ValueError(f"valid has shape {tuple(self.valid.shape)}, not "
                              f"{tuple(self.clean[:, :1].shape)}")
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """How much higher and wider `clean` is than the degraded frames."""
+        return tuple(clean / low for clean, low in zip(self.clean.shape[-2:], self.degraded.frames.shape[-2:],
+                                                       strict=True))
 
     @property
     def size(self) -> tuple[int, int]:

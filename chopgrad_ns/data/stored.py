@@ -79,6 +79,11 @@ class StoredPair:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """How much higher and wider the clean frames are than the degraded ones."""
+        return tuple(clean / low for clean, low in zip(self.size, self._shape("frames")[-2:]))
+
     @cached_property
     def reference_count(self) -> int:
         """References of each frame."""

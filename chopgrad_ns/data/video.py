@@ -8,7 +8,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -75,24 +75,37 @@ def write_frames(folder: Path, frames: Float[Tensor, "t 3 h w"]) -> None:
         add(frame)
 
 
+def frame_files(folder: Path) -> list[Path]:
+    """The PNG and JPEG files of a folder, by name."""
+    return sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+
+
+def read_frame(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture as RGB. Raises UserError where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"The frame {path} cannot be read; write it again as PNG or JPEG.") from error
+
+
 def read_frames(folder: Path) -> tuple[list[str], Float[Tensor, "t 3 h w"]]:
     """Names (without suffix) and frames of a folder, by name. Raises UserError where they cannot be one
     clip.
     """
-    folder = Path(folder)
-    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    files = frame_files(folder)
     if not files:
         raise UserError(f"There are no PNG or JPEG frames in {folder}; give a folder of frames.")
     pictures = []
     for path in files:
-        try:
-            with Image.open(path) as picture:
-                pictures.append(np.asarray(picture.convert("RGB")))
-        except OSError as error:
-            raise UserError(f"The frame {path} cannot be read; write it again as PNG or JPEG.") from error
-        if pictures[-1].shape != pictures[0].shape:
-            (h, w), (h0, w0) = pictures[-1].shape[:2], pictures[0].shape[:2]
-            raise UserError(f"The frame {path} is {w}×{h} px, the first one {w0}×{h0}; make all frames of "
-                            "one size.")
+        pictures.append(read_frame(path))
+        check_size(path, pictures[-1].shape[:2], pictures[0].shape[:2])
     frames = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     return [path.stem for path in files], frames
+
+
+def check_size(path: Path, size: tuple[int, int], first: tuple[int, int]) -> None:
+    """Raise UserError where a frame's height and width are not those of the first frame."""
+    if size != first:
+        (h, w), (h0, w0) = size, first
+        raise UserError(f"The frame {path} is {w}×{h} px, the first one {w0}×{h0}; make all frames of one size.")

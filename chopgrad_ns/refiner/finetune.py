@@ -56,6 +56,10 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
     settings = settings or FinetuneSettings()
     if not pairs:
         raise UserError("There are no pairs to train on; make some with chopgrad pairs.")
+    smaller = [pair.name for pair in pairs if pair.scale != (1, 1)]
+    if smaller:
+        raise UserError(f"The degraded frames of {smaller[0]} are smaller than the clean ones, and a refiner for "
+                        "super-resolution cannot be trained yet; leave such pairs out.")
     run, result = _Run(refiner, settings, backprop), {}
     if validation:
         result["psnr_render"] = _mean_psnr(lambda clip: clip.frames, validation, settings.min_alpha)

@@ -201,7 +201,7 @@ def test_refusals(whole, tmp_path, capsys):
     refused(capsys, "pairs", "--output", out, "--sample-worlds", 1, "--workers", -1, message="--workers is -1")
     scene = make_scene(tmp_path / "scene")
     make_scene(tmp_path / "more" / "scene")
-    refused(capsys, "pairs", "--output", out, "--data", scene, tmp_path / "more" / "scene", message="Two scenes are called scene")
+    refused(capsys, "pairs", "--output", out, "--data", scene, tmp_path / "more" / "scene", message="Two sources are called scene")
     assert not out.exists()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "manifest.json").write_text('{"format": 1, "pairs": [{"name": "../x"}], "work": {}}')
@@ -245,3 +245,83 @@ def test_on_a_ray_cluster_of_two_nodes_whose_worker_is_killed(whole, tmp_path, m
     after = stamps(tmp_path / "out")
     assert len(before) < 9 and {name: after[name] for name in before} == before
     same_pairs(tmp_path / "out", whole)
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Two shots of 9 and 7 frames."""
+    from chopgrad_ns.data.video import write_video
+
+    generator = torch.Generator().manual_seed(0)
+    shots = [torch.nn.functional.interpolate(torch.rand(1, 3, 6, 9, generator=generator), (64, 96), mode="bicubic").clamp(0, 1)
+             for _ in range(2)]
+    frames = torch.cat([shot.roll(step, -1) for shot, count in zip(shots, (9, 7)) for step in range(count)])
+    write_video(tmp_path / "videos" / "two-shots.mp4", frames, 10)
+    return tmp_path / "videos" / "two-shots.mp4"
+
+
+def test_pairs_of_a_video(video, tmp_path):
+    from chopgrad_ns.data.plain_videos import open_video
+
+    out = tmp_path / "out"
+    command = ["pairs", "--output", str(out), "--videos", str(video.parent), "--clip-frames", "4", "--degradation", "bicubic",
+               "second-order", "--scale", "2", "--licence", "CC0", "--masks", "brush", "central"]
+    main(command)
+    pairs = {pair["name"]: pair for pair in read_manifest(out)["pairs"]}
+    kinds = ("bicubic-x2", "second-order-x2", "brush-masks", "central-masks")
+    assert set(pairs) == {f"two-shots-{kind}-{first:05d}" for kind in kinds for first in (0, 4, 9)}, "none across the cut"
+    truth = open_video(video).read(9, 4)
+    for kind in kinds:
+        entry, pair = pairs[f"two-shots-{kind}-00009"], StoredPair(out / f"two-shots-{kind}-00009").read()
+        assert torch.equal(pair.clean, truth) and entry["from_frame"] == 9 and entry["scene"]["licence"] == "CC0"
+        if "masks" in kind:
+            mask = pair.degraded.mask
+            assert entry["way"] == "inpainting" and set(mask.unique().tolist()) == {0, 1}
+            outside = (mask == 0).expand_as(truth)
+            assert torch.equal(pair.degraded.frames[outside], truth[outside]) and not torch.equal(pair.degraded.frames, truth)
+        else:
+            assert entry["way"] == "super-resolution" and pair.degraded.frames.shape == (4, 3, 32, 48) and pair.scale == (2, 2)
+    assert not torch.equal(StoredPair(out / "two-shots-brush-masks-00000").read().degraded.mask,
+                           StoredPair(out / "two-shots-brush-masks-00004").read().degraded.mask)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/pair.json")}
+    main(command)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/pair.json")} == before
+
+
+def test_object_masks_of_a_video(video, tmp_path, capsys):
+    from PIL import Image
+
+    command = ["pairs", "--output", str(tmp_path / "out"), "--videos", str(video), "--clip-frames", "4", "--tasks", "inpainting",
+               "--masks", "box", "--mask-margin", "0", "--object-masks", str(tmp_path / "masks")]
+    refused(capsys, *command, message="no folder")
+    folder = tmp_path / "masks" / "two-shots"
+    folder.mkdir(parents=True)
+    for index in range(16):
+        picture = Image.new("L", (96, 64))
+        if index < 6:
+            picture.paste(7, (index, 10, index + 20, 30))
+        picture.save(folder / f"{index:05d}.png")
+    main(command)
+    names = {pair["name"] for pair in read_manifest(tmp_path / "out")["pairs"]}
+    objects = {name for name in names if "object" in name}
+    assert objects == {"two-shots-object-masks-00000", "two-shots-object-masks-00004"}, "frames 9 to 12 show no object"
+    mask = StoredPair(tmp_path / "out" / "two-shots-object-masks-00004").read().degraded.mask
+    assert mask.sum(dim=(1, 2, 3)).tolist() == [400, 400, 0, 0]
+
+
+def test_a_video_that_is_none(video, tmp_path, capsys):
+    (video.parent / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(SystemExit) as caught:
+        main(["pairs", "--output", str(tmp_path / "out"), "--videos", str(video.parent), "--clip-frames", "7", "--tasks",
+              "inpainting", "--masks", "box"])
+    shown = capsys.readouterr().err
+    assert caught.value.code == 3 and "Left out broken" in shown and "1 of 2 sources" in shown
+    assert len(read_manifest(tmp_path / "out")["pairs"]) == 2
+    refused(capsys, "pairs", "--output", tmp_path / "none", "--videos", video, "--clip-frames", 10, message="give a smaller --clip-frames")
+    assert read_manifest(tmp_path / "none")["pairs"] == []
+
+
+def test_refiners_do_not_train_on_smaller_frames_yet(video, tmp_path, capsys):
+    main(["pairs", "--output", str(tmp_path / "out"), "--videos", str(video), "--clip-frames", "7", "--tasks", "super-resolution",
+          "--degradation", "bicubic"])
+    refused(capsys, "finetune", "--pairs", tmp_path / "out", "--output", tmp_path / "refiner", "--steps", 1, message="are smaller")
