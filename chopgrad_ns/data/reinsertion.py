@@ -1,0 +1,182 @@
+"""Driving pairs: actors cut out of a drive and put back, beside the drive as it was.
+
+What naive insertion gets wrong is made without anybody's help: outlines are ragged, sides that were hardly seen are
+blurred, shadows are missing and the light on the actor is another one (Mirage; ChopGrad, section on driving).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from chopgrad_ns.data.actor_splat import LEAST_PIXELS, fit_actor
+from chopgrad_ns.data.actors import Actor
+from chopgrad_ns.data.cleared import fit_cleared, hidden_pixels
+from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.data.references import warp_references
+from chopgrad_ns.data.views import Views
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.fit import FitSettings, Progress
+from chopgrad_ns.splat.gaussians import SH_C0, Gaussians
+from chopgrad_ns.splat.rasterize import rasterize
+from chopgrad_ns.splat.render import render_frames
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """How far from the truth an actor is put back; each is drawn evenly between −x and x, once for an actor.
+
+    Light is: an inserted vehicle brings its own along, and the clean frames show what it should be. Place is not,
+    unless asked for: the clean frames show the actor where it was, and a refiner that learns from shifted ones learns
+    to move vehicles. A few centimetres and hundredths of a radian, under a pixel or two, are what boxes are wrong by.
+    """
+
+    translation: float = 0.0
+    """metres (world units), along the box's length and width"""
+    yaw: float = 0.0
+    """radians, about the box's vertical axis"""
+    exposure: float = 0.4
+    """stops: colours times 2 to the power of it"""
+    tint: float = 0.06
+    """natural logarithm of each channel's own factor"""
+
+    def draw(self, splat: Gaussians, generator: torch.Generator) -> Gaussians:
+        """The splat of an actor, in its box's frame, moved and recoloured."""
+        forward, left, turn, stops, *tints = (2 * torch.rand(7, generator=generator, dtype=torch.float64) - 1).tolist()
+        angle = turn * self.yaw
+        pose = torch.eye(4, dtype=torch.float64)
+        pose[:2, :2] = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        pose[0, 3], pose[1, 3] = forward * self.translation, left * self.translation
+        gain = 2 ** (stops * self.exposure) * (torch.tensor(tints) * self.tint).exp().to(splat.sh)
+        sh = splat.sh * gain
+        sh[:, 0] += 0.5 * (gain - 1) / SH_C0
+        return replace(splat, sh=sh).transformed(pose)
+
+
+def reinsertion_pair(
+    views: Views, actors: Sequence[Actor], actor_ids: UInt8[Tensor, "t 1 h w"], name: str, settings: FitSettings,
+    actor_steps: int | None = None, perturbation: Perturbation = Perturbation(), shadow: float = 1.0,
+    references: int = 2, min_pixels: int = 64, progress: Progress | None = None,
+    skipped: Callable[[str], None] | None = None,
+) -> Pair:
+    """Cut the actors out of a drive, put them back where they were, and pair that with the photos.
+
+    The surroundings' splat is fitted without actors and shadows, each actor's in its own frame, and both are drawn
+    together (so that either may hide the other). The clip's `mask` is what is seen of the actors that were put back,
+    0…1; its `actor_ids` are those given, of the clean frames. Deterministic on the CPU for given inputs and
+    `settings.seed`, which also draws the perturbation.
+
+    Args:
+        views: all frames of the drive, in order; `photos` are the clean frames.
+        actors: poses of T frames each.
+        actor_ids: which actor each pixel of the photos shows, 1 + its index, 0 for none.
+        settings: of the surroundings' fit; an actor's is alike, but for `actor_steps` and what `fit_actor` says.
+        actor_steps: training steps of each actor's splat; by default half of `settings.steps`.
+        shadow: how far around an actor the ground is taken for shaded and left out, in heights of its box.
+        references: photos of other frames warped into each; none is believed where either shows an actor or its
+            shadow, for no photo shows what is inserted later. 0 for none.
+        min_pixels: an actor that never covers as many pixels, or is seen in fewer than 3 frames, is not put back. It
+            is missing from the clip, which is not `valid` there.
+        skipped: told a sentence about each of those.
+
+    Raises:
+        ValueError: for actors or ids of other than T frames, and for ids that no actor has.
+        UserError: if there is no actor to put back.
+    """
+    _check(views, actors, actor_ids)
+    kept = _worth_it(actors, actor_ids, min_pixels, skipped)
+    if not kept:
+        raise UserError(f"No actor of {name} can be put back: none covers {min_pixels} pixels in one frame and "
+                        f"{LEAST_PIXELS} in 3; take larger pictures or a drive with nearer actors.")
+    actor_steps = actor_steps or max(settings.steps // 2, 1)
+    total = settings.steps + len(kept) * actor_steps
+    hidden = hidden_pixels(actors, actor_ids, views.cameras, shadow)
+    background = fit_cleared(views, actors, hidden, settings, shadow, _part(progress, 0, total, "surroundings"))
+    behind = _solid_depth(background, views.cameras)
+    generator = torch.Generator().manual_seed(settings.seed)
+    placed = []
+    for place, index in enumerate(kept):
+        report = _part(progress, settings.steps + place * actor_steps, total, actors[index].name)
+        splat = fit_actor(views, actors[index], actor_ids, index, replace(settings, steps=actor_steps), behind, report)
+        placed.append((actors[index], perturbation.draw(splat, generator)))
+    clip = replace(put_back(background, placed, views.cameras), actor_ids=actor_ids)
+    if references:
+        clip = _with_references(clip, views, hidden, references)
+    return Pair(clip, clean=views.photos, name=name, valid=_valid(kept, actor_ids).to(views.photos))
+
+
+@torch.no_grad()
+def put_back(background: Gaussians, placed: Sequence[tuple[Actor, Gaussians]], cameras: Cameras) -> Clip:
+    """Draw splats of actors, each in its box's frame, at their poses among the surroundings.
+
+    Depth decides what hides what, for all Gaussians are drawn at once. `mask` is how much of a pixel the actors are.
+    """
+    frames = []
+    for t in range(len(cameras)):
+        there = [splat.transformed(actor.world_from_actor[t]) for actor, splat in placed if actor.present[t]]
+        scene = Gaussians.merged([background, *there])
+        (seen,) = render_frames(scene, cameras[t])
+        camera = cameras[t].to(scene.means)
+        inserted = (torch.arange(len(scene), device=scene.means.device) >= len(background)).to(scene.means)
+        mask, _, _ = rasterize(scene.means, scene.quats, scene.log_scales.exp(), scene.opacity_logits.sigmoid(),
+                               inserted[:, None], camera.camera_from_world, camera.K, camera.width, camera.height)
+        frames.append((seen.rgb, seen.alpha, seen.depth, mask.permute(0, 3, 1, 2)))
+    rgb, alpha, depth, mask = (torch.cat(parts) for parts in zip(*frames))
+    return Clip(frames=rgb, cameras=cameras, alpha=alpha, depth=depth, mask=mask)
+
+
+def _check(views: Views, actors: Sequence[Actor], actor_ids: Tensor) -> None:
+    expected = (len(views), 1, *views.photos.shape[-2:])
+    if actor_ids.shape != expected or actor_ids.dtype != torch.uint8:
+        raise ValueError(f"actor_ids are {actor_ids.dtype} of shape {tuple(actor_ids.shape)}, not uint8 {expected}")
+    if int(actor_ids.max()) > len(actors):
+        raise ValueError(f"actor_ids name actor {int(actor_ids.max())}, and there are {len(actors)}")
+    for actor in actors:
+        if len(actor) != len(views):
+            raise ValueError(f"actor {actor.name} has poses of {len(actor)} frames, and there are {len(views)}")
+
+
+def _worth_it(actors, actor_ids, min_pixels: int, skipped: Callable[[str], None] | None) -> list[int]:
+    """Indices of the actors that are put back; the others are told of."""
+    kept = []
+    for index, actor in enumerate(actors):
+        pixels = (actor_ids == index + 1).flatten(1).sum(dim=1) * actor.present.to(actor_ids.device)
+        most, frames = int(pixels.max()), int((pixels >= LEAST_PIXELS).sum())
+        if most >= min_pixels and frames >= 3:
+            kept.append(index)
+        elif skipped is not None:
+            skipped(f"Actor {actor.name} is not put back: it covers {most} pixels at most and is seen well enough in "
+                    f"{frames} frames; {min_pixels} and 3 are needed.")
+    return kept
+
+
+def _solid_depth(splat: Gaussians, cameras: Cameras) -> Float[Tensor, "t 1 h w"]:
+    """z of the splat, 0 where it is more than half transparent."""
+    return torch.cat([torch.where(seen.alpha > 0.5, seen.depth, 0) for seen in render_frames(splat, cameras)])
+
+
+def _with_references(clip: Clip, views: Views, hidden: Bool[Tensor, "t 1 h w"], count: int) -> Clip:
+    """Photos of other frames, with no confidence where they or the clip show an actor or where its shadow may be."""
+    bare = torch.where(hidden, 0, clip.depth)  # no depth, no belief in what a photo shows there
+    pictures, masks = warp_references(clip.cameras, clip.depth, clip.alpha, views.photos, views.cameras, bare, count,
+                                      exclude=torch.arange(len(views)))
+    masks = masks * (1 - clip.mask[:, None]).clamp(0, 1)
+    return replace(clip, references=pictures * (masks > 0), reference_masks=masks)
+
+
+def _valid(kept: list[int], actor_ids: UInt8[Tensor, "t 1 h w"]) -> Float[Tensor, "t 1 h w"]:
+    """0 where the photos show an actor that is missing from the clip, and a pixel or two around it."""
+    known = torch.tensor([0, *(index + 1 for index in kept)], dtype=torch.uint8, device=actor_ids.device)
+    missing = (~torch.isin(actor_ids, known)).float()
+    return 1 - torch.nn.functional.max_pool2d(missing, 5, 1, 2)
+
+
+def _part(progress: Progress | None, before: int, total: int, name: str) -> Progress | None:
+    """Progress of one fit, told as that of all."""
+    if progress is None:
+        return None
+    return lambda step, _, note: progress(before + step, total, lambda: f"{name}, {note()}")
