@@ -11,6 +11,7 @@ from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.boxes import box_depth, from_actor
 from chopgrad_ns.data.references import project
 from chopgrad_ns.data.views import Views
+from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.fit import FitSettings, Progress, fit
 from chopgrad_ns.splat.gaussians import Gaussians
@@ -36,10 +37,12 @@ def fit_actor(views: Views, actor: Actor, actor_ids: UInt8[Tensor, "t 1 h w"], i
     Args:
         background_depth: z of what stands around, 0 where unknown; pixels where that is in front do not count either.
 
-    Raises UserError if no frame shows enough of it.
+    Raises UserError if no frame shows enough of it, and if its pixels are not where its box is.
     """
-    seen = actor.present & ((actor_ids == index + 1).flatten(1).sum(dim=1) >= LEAST_PIXELS)
+    seen = actor.present.cpu() & ((actor_ids == index + 1).flatten(1).sum(dim=1) >= LEAST_PIXELS).cpu()
     frames = seen.nonzero().flatten().tolist()
+    if not frames:
+        raise UserError(f"Actor {actor.name} cannot be fitted: no frame shows {LEAST_PIXELS} pixels of it; leave it out.")
     ids, cameras = actor_ids[frames], from_actor(actor[frames], views.cameras[frames])
     own = ids == index + 1
     counts = own | (ids == 0)
@@ -51,14 +54,20 @@ def fit_actor(views: Views, actor: Actor, actor_ids: UInt8[Tensor, "t 1 h w"], i
     photos, own, counts, depths = cut
     box = actor.size.to(photos)
     generator = torch.Generator().manual_seed(settings.seed)
+    elsewhere = UserError(f"Actor {actor.name} cannot be fitted: its pixels are not where its box is.")
     points, colors = _seeds(photos, own, counts, cameras, box, _scene_points(views, actor, frames), generator)
+    if not len(points):
+        raise elsewhere
     settings = replace(settings, sh_degree=min(settings.sh_degree, 1), random_background=True,
                        scale_reg=0.01 if settings.scale_reg is None else settings.scale_reg)
     if depths is not None:
         depths = torch.where(own, depths, 0)
     splat = fit(photos, cameras, points, colors, settings, progress, depths, counts, own.to(photos),
                 extent=float(box.norm()) / 2)
-    return splat.cropped(-ENLARGED * box / 2, ENLARGED * box / 2)
+    splat = splat.cropped(-ENLARGED * box / 2, ENLARGED * box / 2)
+    if not len(splat):
+        raise elsewhere
+    return splat
 
 
 def stands_still(actor: Actor) -> bool:
@@ -103,8 +112,10 @@ def _seeds(photos, own, counts, cameras: Cameras, box: Float[Tensor, "3"], scene
     kept = scene[_in_outline(scene, own, counts, cameras)]
     if len(kept) < ENOUGH_POINTS:
         drawn = (torch.rand(20_000, 3, generator=generator).to(box) - 0.5) * box
-        hull = drawn[_in_outline(drawn, own, counts, cameras)]
-        kept = hull if len(hull) else drawn  # boxes and outlines that do not fit each other carve all away
+        hull = _in_outline(drawn, own, counts, cameras)
+        if not hull.any():  # boxes and outlines that disagree carve all away
+            hull = _in_outline(drawn, own, torch.zeros_like(counts), cameras)
+        kept = drawn[hull]
         kept = kept[_in_front(kept, own, cameras, float(box.min()) / 4).any(dim=0)]
     kept = kept[torch.randperm(len(kept), generator=generator)[:MOST_SEEDS].to(kept.device)]
     front = _in_front(kept, own, cameras, float(box.min()) / 4)

@@ -1,8 +1,9 @@
 """The splat of a drive's surroundings, without its actors and without what shadow they throw on the ground."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from collections.abc import Sequence
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
@@ -24,8 +25,8 @@ def hidden_pixels(actors: Sequence[Actor], actor_ids: UInt8[Tensor, "t 1 h w"], 
                   dilation: int = 2) -> Bool[Tensor, "t 1 h w"]:
     """Pixels that say nothing about the surroundings: actors, `dilation` pixels around them, and their shadows.
 
-    A shadow is looked for on the ground under the box and around it, as far as `shadow` times the box's height: 1 is
-    enough for a sun 45° high; 0 leaves shadows in, but for what is under the box.
+    A shadow is looked for on the ground under the box and around it, as far as `shadow` times the box's height. 1 is
+    enough for a sun 45° high; less leaves the ends of shadows in, and more costs detail of the ground.
     """
     hidden = F.max_pool2d((actor_ids > 0).float(), 2 * dilation + 1, 1, dilation) > 0
     for actor in actors:
@@ -45,10 +46,23 @@ def fit_cleared(views: Views, actors: Sequence[Actor], hidden: Bool[Tensor, "t 1
     kept = _seen(views.points, views.cameras, ~hidden) & ~_in_boxes(views.points, actors)
     splat = fit(views.photos, views.cameras, views.points[kept], views.colors[kept], settings, progress, views.depths,
                 masks=~hidden)
+    # What only hidden pixels show has grown from its neighbours unseen: chunks, often in front of an actor.
+    splat = splat[_seen(splat.means, views.cameras, ~hidden) | ~_seen(splat.means, views.cameras, hidden)]
     alpha = render(splat, views.cameras).alpha
-    pieces = [_unseen_ground(splat, actor, frame, views.cameras, hidden & (alpha < 0.5), shadow)
+    pieces = [_unseen_ground(splat, actor, frame, views.cameras, hidden & (alpha < 0.9), shadow)
               for actor in actors for frame in _places(actor)]
     return Gaussians.merged([splat, *(piece.with_sh_degree(splat.sh_degree) for piece in pieces)])
+
+
+def fill_holes(rgb: Float[Tensor, "t 3 h w"], alpha: Float[Tensor, "t 1 h w"]) -> Float[Tensor, "t 3 h w"]:
+    """Colours (of a render on black) where `alpha` is low, as blurred as the hole is wide: pull and push over halvings.
+
+    Gortler et al., "The Lumigraph", 1996. Where alpha is 1, the colours themselves; black if alpha is 0 everywhere.
+    """
+    if max(rgb.shape[-2:]) == 1:
+        return rgb / alpha.clamp_min(1e-6)
+    coarse = fill_holes(*(F.avg_pool2d(value, 2, ceil_mode=True) for value in (rgb, alpha)))
+    return rgb + (1 - alpha) * F.interpolate(coarse, size=rgb.shape[-2:], mode="bilinear")
 
 
 def _seen(points, cameras: Cameras, where: Bool[Tensor, "t 1 h w"]) -> Bool[Tensor, "p"]:
@@ -71,11 +85,11 @@ def _in_boxes(points, actors: Sequence[Actor]) -> Bool[Tensor, "p"]:
 
 
 def _places(actor: Actor) -> list[int]:
-    """Frames in which it has gone half its length since the one before, the first included."""
+    """Frames in which it has gone its own length since the one before, the first included."""
     places: list[int] = []
     for frame in actor.present.nonzero().flatten().tolist():
         centers = actor.world_from_actor[:, :3, 3]
-        if not places or (centers[frame] - centers[places[-1]]).norm() > actor.size[0] / 2:
+        if not places or (centers[frame] - centers[places[-1]]).norm() > actor.size[0]:
             places.append(frame)
     return places
 
@@ -86,7 +100,7 @@ def _unseen_ground(splat: Gaussians, actor: Actor, frame: int, cameras: Cameras,
     from scipy.spatial import cKDTree
 
     pose, size = actor.world_from_actor[frame].to(splat.means), actor.size.to(splat.means)
-    texel, reach = float(size[0]) / 32, size[:2] / 2 + shadow * size[2]
+    texel, reach = float(size[0]) / 24, size[:2] / 2 + shadow * size[2]
     x, y = (torch.arange(-float(most), float(most), texel) for most in reach)
     flat = torch.cartesian_prod(x, y).to(splat.means)
     grid = torch.cat([flat, (-size[2] / 2).expand(len(flat), 1)], dim=1)
@@ -102,6 +116,6 @@ def _unseen_ground(splat: Gaussians, actor: Actor, frame: int, cameras: Cameras,
     weight = 1 / torch.from_numpy(distance).to(splat.means).clamp_min(texel)
     weight = (weight / weight.sum(dim=1, keepdim=True))[..., None]
     sh = (splat.sh[ground, 0][torch.from_numpy(near).to(splat.means.device)] * weight).sum(dim=1)
-    scales = torch.tensor([0.7 * texel, 0.7 * texel, 0.1 * texel]).to(splat.means)
+    scales = torch.tensor([0.6 * texel, 0.6 * texel, 0.1 * texel]).to(splat.means)
     return Gaussians(world[missing], scales.log().repeat(count, 1), quaternions(pose[None, :3, :3]).repeat(count, 1),
                      splat.opacity_logits.new_full((count,), 3.0), sh[:, None])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chopgrad_ns.data.actor_splat import LEAST_PIXELS, fit_actor
 from chopgrad_ns.data.actors import Actor
-from chopgrad_ns.data.cleared import fit_cleared, hidden_pixels
+from chopgrad_ns.data.cleared import fill_holes, fit_cleared, hidden_pixels
 from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.data.references import warp_references
 from chopgrad_ns.data.views import Views
@@ -23,7 +23,7 @@ from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.fit import FitSettings, Progress
 from chopgrad_ns.splat.gaussians import SH_C0, Gaussians
 from chopgrad_ns.splat.rasterize import rasterize
-from chopgrad_ns.splat.render import render_frames
+from chopgrad_ns.splat.render import render, render_frames
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def reinsertion_pair(
     """Cut the actors out of a drive, put them back where they were, and pair that with the photos.
 
     The surroundings' splat is fitted without actors and shadows, each actor's in its own frame, and both are drawn
-    together (so that either may hide the other). The clip's `mask` is what is seen of the actors that were put back,
+    together, so that either may hide the other: ground that a coarse splat heaps up swallows wheels, as it does where
+    a vehicle is really inserted. What no photo shows behind a parked actor is blurred from around it, but `alpha` is
+    the splats' alone. The clip's `mask` is what is seen of the actors that were put back,
     0…1; its `actor_ids` are those given, of the clean frames. Deterministic on the CPU for given inputs and
     `settings.seed`, which also draws the perturbation.
 
@@ -96,17 +98,26 @@ def reinsertion_pair(
     total = settings.steps + len(kept) * actor_steps
     hidden = hidden_pixels(actors, actor_ids, views.cameras, shadow)
     background = fit_cleared(views, actors, hidden, settings, shadow, _part(progress, 0, total, "surroundings"))
-    behind = _solid_depth(background, views.cameras)
+    empty = render(background, views.cameras)
+    solid = torch.where(empty.alpha > 0.5, empty.depth, 0)
     generator = torch.Generator().manual_seed(settings.seed)
-    placed = []
+    placed = {}
     for place, index in enumerate(kept):
         report = _part(progress, settings.steps + place * actor_steps, total, actors[index].name)
-        splat = fit_actor(views, actors[index], actor_ids, index, replace(settings, steps=actor_steps), behind, report)
-        placed.append((actors[index], perturbation.draw(splat, generator)))
-    clip = replace(put_back(background, placed, views.cameras), actor_ids=actor_ids)
+        try:
+            splat = fit_actor(views, actors[index], actor_ids, index, replace(settings, steps=actor_steps), solid, report)
+        except UserError as error:
+            if skipped is not None:
+                skipped(str(error))
+            continue
+        placed[index] = (actors[index], perturbation.draw(splat, generator))
+    clip = put_back(background, list(placed.values()), views.cameras)
+    torn = hidden * (1 - clip.alpha)
+    clip = replace(clip, frames=(clip.frames + torn * fill_holes(empty.rgb, empty.alpha)).clamp(0, 1),
+                   actor_ids=actor_ids)
     if references:
         clip = _with_references(clip, views, hidden, references)
-    return Pair(clip, clean=views.photos, name=name, valid=_valid(kept, actor_ids).to(views.photos))
+    return Pair(clip, clean=views.photos, name=name, valid=_valid(list(placed), actor_ids).to(views.photos))
 
 
 @torch.no_grad()
@@ -152,11 +163,6 @@ def _worth_it(actors, actor_ids, min_pixels: int, skipped: Callable[[str], None]
             skipped(f"Actor {actor.name} is not put back: it covers {most} pixels at most and is seen well enough in "
                     f"{frames} frames; {min_pixels} and 3 are needed.")
     return kept
-
-
-def _solid_depth(splat: Gaussians, cameras: Cameras) -> Float[Tensor, "t 1 h w"]:
-    """z of the splat, 0 where it is more than half transparent."""
-    return torch.cat([torch.where(seen.alpha > 0.5, seen.depth, 0) for seen in render_frames(splat, cameras)])
 
 
 def _with_references(clip: Clip, views: Views, hidden: Bool[Tensor, "t 1 h w"], count: int) -> Clip:
