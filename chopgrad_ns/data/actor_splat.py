@@ -20,7 +20,7 @@ LEAST_PIXELS = 12
 """Frames that show fewer of an actor's pixels tell nothing of it."""
 ENLARGED = 1.1
 """Boxes are annotated by hand: Gaussians may lie this much farther out."""
-ENOUGH_POINTS = 150
+ENOUGH_POINTS = 1000
 """Scene points on an actor from which its splat is started; with fewer, it is from its outline in the photos."""
 MOST_SEEDS = 2000
 

@@ -5,6 +5,7 @@ blurred, shadows are missing and the light on the actor is another one (Mirage; 
 """
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from chopgrad_ns.data.actor_splat import LEAST_PIXELS, fit_actor
+from chopgrad_ns.data.actor_splat import LEAST_PIXELS, fit_actor, stands_still
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.cleared import fill_holes, fit_cleared, hidden_pixels
 from chopgrad_ns.data.clip import Clip, Pair
@@ -59,18 +60,17 @@ class Perturbation:
 
 def reinsertion_pair(
     views: Views, actors: Sequence[Actor], actor_ids: UInt8[Tensor, "t 1 h w"], name: str, settings: FitSettings,
-    actor_steps: int | None = None, perturbation: Perturbation = Perturbation(), shadow: float = 1.0,
+    actor_steps: int | None = None, perturbation: Perturbation = Perturbation(), shadow: float = 0.7,
     references: int = 2, min_pixels: int = 64, progress: Progress | None = None,
     skipped: Callable[[str], None] | None = None,
 ) -> Pair:
     """Cut the actors out of a drive, put them back where they were, and pair that with the photos.
 
-    The surroundings' splat is fitted without actors and shadows, each actor's in its own frame, and both are drawn
-    together, so that either may hide the other: ground that a coarse splat heaps up swallows wheels, as it does where
-    a vehicle is really inserted. What no photo shows behind a parked actor is blurred from around it, but `alpha` is
-    the splats' alone. The clip's `mask` is what is seen of the actors that were put back,
-    0…1; its `actor_ids` are those given, of the clean frames. Deterministic on the CPU for given inputs and
-    `settings.seed`, which also draws the perturbation.
+    The surroundings' splat is fitted without actors and shadows, each actor's in its own frame, and then the
+    surroundings' a little more around the actors (`settle`). All are drawn together, so that each may hide the others.
+    What no photo shows behind a parked actor is blurred from around it, but `alpha` is the splats' alone. The clip's
+    `mask` is what is seen of the actors that were put back, 0…1; its `actor_ids` are those given, of the clean frames.
+    Deterministic on the CPU for given inputs and `settings.seed`, which also draws the perturbation.
 
     Args:
         views: all frames of the drive, in order; `photos` are the clean frames.
@@ -81,8 +81,8 @@ def reinsertion_pair(
         shadow: how far around an actor the ground is taken for shaded and left out, in heights of its box.
         references: photos of other frames warped into each; none is believed where either shows an actor or its
             shadow, for no photo shows what is inserted later. 0 for none.
-        min_pixels: an actor that never covers as many pixels, or is seen in fewer than 3 frames, is not put back. It
-            is missing from the clip, which is not `valid` there.
+        min_pixels: an actor that never covers as many pixels, or is seen in fewer than 3 frames, is left where it is
+            if it stands still. If it moves it is missing from the clip, which is not `valid` there.
         skipped: told a sentence about each of those.
 
     Raises:
@@ -95,29 +95,37 @@ def reinsertion_pair(
         raise UserError(f"No actor of {name} can be put back: none covers {min_pixels} pixels in one frame and "
                         f"{LEAST_PIXELS} in 3; take larger pictures or a drive with nearer actors.")
     actor_steps = actor_steps or max(settings.steps // 2, 1)
-    total = settings.steps + len(kept) * actor_steps
-    hidden = hidden_pixels(actors, actor_ids, views.cameras, shadow)
-    background = fit_cleared(views, actors, hidden, settings, shadow, _part(progress, 0, total, "surroundings"))
+    settling = settings.steps // 4
+    total = settings.steps + len(kept) * actor_steps + settling
+    # Skipped ones that stand still are scenery like any other.
+    lifted = [k for k, actor in enumerate(actors) if k in kept or not stands_still(actor)]
+    cut = actor_ids * _among(actor_ids, lifted)
+    hidden = hidden_pixels([actors[k] for k in lifted], cut, views.cameras, shadow)
+    background = fit_cleared(views, [actors[k] for k in lifted], hidden, settings, shadow, _part(progress, 0, total, "surroundings"))
     empty = render(background, views.cameras)
     solid = torch.where(empty.alpha > 0.5, empty.depth, 0)
-    generator = torch.Generator().manual_seed(settings.seed)
     placed = {}
     for place, index in enumerate(kept):
         report = _part(progress, settings.steps + place * actor_steps, total, actors[index].name)
         try:
-            splat = fit_actor(views, actors[index], actor_ids, index, replace(settings, steps=actor_steps), solid, report)
+            splat = fit_actor(views, actors[index], cut, index, replace(settings, steps=actor_steps), solid, report)
         except UserError as error:
             if skipped is not None:
                 skipped(str(error))
             continue
-        placed[index] = (actors[index], perturbation.draw(splat, generator))
-    clip = put_back(background, list(placed.values()), views.cameras)
+        placed[index] = (actors[index], splat)
+    clear = ~hidden | _among(cut, list(placed))
+    report = _part(progress, total - settling, total, "together")
+    background = settle(background, list(placed.values()), views, clear, settling, settings.seed, report)
+    generator = torch.Generator().manual_seed(settings.seed)
+    inserted = [(actor, perturbation.draw(splat, generator)) for actor, splat in placed.values()]
+    clip = put_back(background, inserted, views.cameras)
     torn = hidden * (1 - clip.alpha)
     clip = replace(clip, frames=(clip.frames + torn * fill_holes(empty.rgb, empty.alpha)).clamp(0, 1),
                    actor_ids=actor_ids)
     if references:
         clip = _with_references(clip, views, hidden, references)
-    return Pair(clip, clean=views.photos, name=name, valid=_valid(list(placed), actor_ids).to(views.photos))
+    return Pair(clip, clean=views.photos, name=name, valid=_valid(list(placed), cut).to(views.photos))
 
 
 @torch.no_grad()
@@ -128,16 +136,49 @@ def put_back(background: Gaussians, placed: Sequence[tuple[Actor, Gaussians]], c
     """
     frames = []
     for t in range(len(cameras)):
-        there = [splat.transformed(actor.world_from_actor[t]) for actor, splat in placed if actor.present[t]]
-        scene = Gaussians.merged([background, *there])
+        scene = _scene(background, placed, t)
         (seen,) = render_frames(scene, cameras[t])
-        camera = cameras[t].to(scene.means)
         inserted = (torch.arange(len(scene), device=scene.means.device) >= len(background)).to(scene.means)
-        mask, _, _ = rasterize(scene.means, scene.quats, scene.log_scales.exp(), scene.opacity_logits.sigmoid(),
-                               inserted[:, None], camera.camera_from_world, camera.K, camera.width, camera.height)
-        frames.append((seen.rgb, seen.alpha, seen.depth, mask.permute(0, 3, 1, 2)))
+        mask = _drawn(scene, cameras[t], inserted[:, None], None)
+        frames.append((seen.rgb, seen.alpha, seen.depth, mask[None]))
     rgb, alpha, depth, mask = (torch.cat(parts) for parts in zip(*frames))
     return Clip(frames=rgb, cameras=cameras, alpha=alpha, depth=depth, mask=mask)
+
+
+def settle(background: Gaussians, placed: Sequence[tuple[Actor, Gaussians]], views: Views,
+           clear: Bool[Tensor, "t 1 h w"], steps: int, seed: int, progress: Progress | None = None) -> Gaussians:
+    """The surroundings with Gaussians smaller or fainter that stand before actors although photos show those.
+
+    Fitted without actors, they were free to: large ones of the road swallow half of a vehicle far away. Sizes and
+    opacities alone are trained, with the actors in place, on the pixels in `clear`.
+    """
+    sizes, opacities = background.log_scales.clone().requires_grad_(), background.opacity_logits.clone().requires_grad_()
+    optimizer = torch.optim.Adam([{"params": [sizes], "lr": 0.02}, {"params": [opacities], "lr": 0.05}], eps=1e-15)
+    draw, order = random.Random(seed), []
+    for step in range(steps):
+        order = order or draw.sample(range(len(views)), len(views))
+        t = order.pop()
+        scene = _scene(replace(background, log_scales=sizes, opacity_logits=opacities), placed, t)
+        shown = _drawn(scene, views.cameras[t], scene.sh, scene.sh_degree)
+        loss = ((shown - views.photos[t]).abs() * clear[t]).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if progress is not None:
+            progress(step + 1, steps, lambda: f"loss {loss.item():.4f}, {len(background)} Gaussians")
+    return replace(background, log_scales=sizes.detach(), opacity_logits=opacities.detach())
+
+
+def _scene(background: Gaussians, placed: Sequence[tuple[Actor, Gaussians]], t: int) -> Gaussians:
+    return Gaussians.merged([background, *(splat.transformed(actor.world_from_actor[t])
+                                           for actor, splat in placed if actor.present[t])])
+
+
+def _drawn(scene: Gaussians, camera: Cameras, colors: Tensor, sh_degree: int | None) -> Float[Tensor, "x h w"]:
+    camera = camera.to(scene.means)
+    image, _, _ = rasterize(scene.means, scene.quats, scene.log_scales.exp(), scene.opacity_logits.sigmoid(), colors,
+                            camera.camera_from_world, camera.K, camera.width, camera.height, sh_degree=sh_degree)
+    return image[0].permute(2, 0, 1)
 
 
 def _check(views: Views, actors: Sequence[Actor], actor_ids: Tensor) -> None:
@@ -160,7 +201,7 @@ def _worth_it(actors, actor_ids, min_pixels: int, skipped: Callable[[str], None]
         if most >= min_pixels and frames >= 3:
             kept.append(index)
         elif skipped is not None:
-            skipped(f"Actor {actor.name} is not put back: it covers {most} pixels at most and is seen well enough in "
+            skipped(f"Actor {actor.name} is not cut out and put back: it covers {most} pixels at most and is seen well enough in "
                     f"{frames} frames; {min_pixels} and 3 are needed.")
     return kept
 
@@ -174,10 +215,13 @@ def _with_references(clip: Clip, views: Views, hidden: Bool[Tensor, "t 1 h w"], 
     return replace(clip, references=pictures * (masks > 0), reference_masks=masks)
 
 
-def _valid(kept: list[int], actor_ids: UInt8[Tensor, "t 1 h w"]) -> Float[Tensor, "t 1 h w"]:
-    """0 where the photos show an actor that is missing from the clip, and a pixel or two around it."""
-    known = torch.tensor([0, *(index + 1 for index in kept)], dtype=torch.uint8, device=actor_ids.device)
-    missing = (~torch.isin(actor_ids, known)).float()
+def _among(actor_ids: UInt8[Tensor, "t 1 h w"], indices: Sequence[int]) -> Bool[Tensor, "t 1 h w"]:
+    return torch.isin(actor_ids, torch.tensor([index + 1 for index in indices]).to(actor_ids))
+
+
+def _valid(placed: list[int], cut: UInt8[Tensor, "t 1 h w"]) -> Float[Tensor, "t 1 h w"]:
+    """0 where an actor was cut out and not put back, and two pixels around it."""
+    missing = ((cut > 0) & ~_among(cut, placed)).float()
     return 1 - torch.nn.functional.max_pool2d(missing, 5, 1, 2)
 
 

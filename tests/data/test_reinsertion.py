@@ -11,7 +11,7 @@ from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.boxes import box_depth, footprint, from_actor
 from chopgrad_ns.data.cleared import fill_holes, fit_cleared, hidden_pixels
 from chopgrad_ns.data.references import lift
-from chopgrad_ns.data.reinsertion import Perturbation, put_back, reinsertion_pair
+from chopgrad_ns.data.reinsertion import Perturbation, put_back, reinsertion_pair, settle
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat import Gaussians, render
 from chopgrad_ns.splat.fit import FitSettings
@@ -43,10 +43,10 @@ def drive():
 def pair(drive):
     views, actors, ids, _ = drive
     ticks = []
-    made = reinsertion_pair(views, actors, ids, "street", FitSettings(steps=400), perturbation=AS_IT_WAS,
+    made = reinsertion_pair(views, actors, ids, "street", FitSettings(steps=240), perturbation=AS_IT_WAS, shadow=1.5,
                             progress=lambda *tick: ticks.append(tick))
-    assert [tick[:2] for tick in ticks] == [(step, 800) for step in range(1, 801)]
-    assert ticks[-1][2]().startswith("moving, loss")
+    assert [tick[:2] for tick in ticks] == [(step, 540) for step in range(1, 541)]
+    assert ticks[-1][2]().startswith("together, loss")
     return made
 
 
@@ -84,20 +84,20 @@ def test_shadows_are_hidden_and_the_rest_is_not(drive):
 def test_actors_come_back_parked_and_moving(drive, pair):
     views, _, ids, empty = drive
     clip = pair.degraded
-    for index, (all_of_it, interior) in enumerate([(16.5, 21), (18, 22)]):
+    for index, (all_of_it, interior) in enumerate([(18, 28), (19.5, 31)]):
         own = ids == index + 1
-        assert psnr(clip.frames, views.photos, own) > max(all_of_it, psnr(empty, views.photos, own) + 5)
+        assert psnr(clip.frames, views.photos, own) > max(all_of_it, psnr(empty, views.photos, own) + 9)
         assert psnr(clip.frames, views.photos, inside(own)) > interior
     shown = clip.mask > 0.5
-    assert (shown & (ids > 0)).sum() > 0.85 * (shown | (ids > 0)).sum()
-    assert clip.mask[inside(ids > 0)].mean() > 0.9 and clip.mask[ids == 0].mean() < 0.02
+    assert (shown & (ids > 0)).sum() > 0.88 * (shown | (ids > 0)).sum()
+    assert clip.mask[inside(ids > 0)].mean() > 0.97 and clip.mask[ids == 0].mean() < 0.01
     assert torch.equal(clip.actor_ids, ids) and torch.equal(pair.clean, views.photos) and pair.valid.min() == 1
 
 
 def test_surroundings_are_kept_and_shadows_are_not(drive, pair):
     views, actors, ids, empty = drive
     frames = pair.degraded.frames
-    assert psnr(frames, views.photos, ~hidden_pixels(actors, ids, views.cameras, 1.0)) > 27
+    assert psnr(frames, views.photos, ~hidden_pixels(actors, ids, views.cameras, 1.5)) > 33
     shadows = ((views.photos - empty).abs().amax(dim=1, keepdim=True) > 0.1) & (ids == 0)
     assert psnr(frames, empty, shadows) > psnr(frames, views.photos, shadows) + 5
 
@@ -106,10 +106,10 @@ def test_references_believe_no_actor_and_no_shadow(drive, pair):
     views, actors, ids, _ = drive
     clip = pair.degraded
     assert clip.references.shape == (FRAMES, 2, 3, street.HEIGHT, street.WIDTH)
-    everywhere = (ids > 0)[:, None].expand_as(clip.reference_masks)
-    assert clip.reference_masks[everywhere].mean() < 0.02 < 0.3 < clip.reference_masks.mean()
+    shows_actor = (ids > 0)[:, None].expand_as(clip.reference_masks)
+    assert clip.reference_masks[shows_actor].mean() < 0.005 < 0.3 < clip.reference_masks.mean()
     sure = clip.reference_masks[:, 0] > 0.9
-    assert psnr(clip.references[:, 0], views.photos, sure) > 22
+    assert psnr(clip.references[:, 0], views.photos, sure) > 36
     without = reinsertion_pair(views, actors, ids, "street", QUICK, references=0)
     assert without.degraded.references is None
 
@@ -177,6 +177,22 @@ def test_depth_decides_what_hides_what():
     assert before.mask[1].max() == 0 and torch.equal(before.frames[1], render(green, path).rgb[1])
 
 
+def test_what_stands_before_actors_in_no_photo_gives_way(drive):
+    views, actors, ids, _ = drive
+    generator = torch.Generator().manual_seed(0)
+    box = Gaussians.from_points((torch.rand(800, 3, generator=generator) - 0.5) * actors[1].size,
+                                torch.tensor([[0.1, 0.2, 0.9]]).repeat(800, 1), sh_degree=0)
+    box.opacity_logits[:] = 4.0
+    fog = Gaussians(torch.tensor([[0.0, -0.8, 0.2]]), torch.full((1, 3), -0.2), torch.tensor([[1.0, 0, 0, 0]]),
+                    torch.tensor([4.0]), torch.zeros(1, 1, 3))
+    placed = [(actors[1], box)]
+    own = inside(ids == 2)
+    cleared = settle(fog, placed, views, ids == 2, steps=60, seed=0)
+    before, after = (put_back(around, placed, views.cameras).mask[own].mean() for around in (fog, cleared))
+    assert before < 0.8 and after > before + 0.1
+    assert torch.equal(cleared.means, fog.means) and torch.equal(cleared.sh, fog.sh)
+
+
 def test_holes_are_filled_from_around():
     colours = torch.tensor([0.2, 0.5, 0.8])[None, :, None, None].expand(2, 3, 21, 34)
     alpha = torch.ones(2, 1, 21, 34)
@@ -188,13 +204,16 @@ def test_holes_are_filled_from_around():
 def test_small_actors_are_named_and_left_out(drive):
     views, actors, ids, _ = drive
     ids, told = ids.clone(), []
-    far = replace(actors[0], name="far")
+    far = replace(actors[1], name="far")
     ids[:, :, 2:5, 2:5] = 3
     made = reinsertion_pair(views, [*actors, far], ids, "street", QUICK, references=0, skipped=told.append)
     assert len(told) == 1 and "far" in told[0] and "9 pixels" in told[0]
     expected = torch.ones_like(made.valid)
     expected[:, :, :7, :7] = 0
     assert torch.equal(made.valid, expected)
+    parked = reinsertion_pair(views, [*actors, replace(actors[0], name="far")], ids, "street", QUICK, references=0,
+                              skipped=told.append)
+    assert parked.valid.min() == 1 and len(told) == 2, "one that stands still stays where it is"
     with pytest.raises(UserError, match="no frame shows 12 pixels"):
         fit_actor(views, far, ids, 2, QUICK)
     with pytest.raises(UserError, match="No actor of street"):
