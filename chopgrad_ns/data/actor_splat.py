@@ -42,7 +42,8 @@ def fit_actor(views: Views, actor: Actor, actor_ids: UInt8[Tensor, "t 1 h w"], i
     seen = actor.present.cpu() & ((actor_ids == index + 1).flatten(1).sum(dim=1) >= LEAST_PIXELS).cpu()
     frames = seen.nonzero().flatten().tolist()
     if not frames:
-        raise UserError(f"Actor {actor.name} cannot be fitted: no frame shows {LEAST_PIXELS} pixels of it; leave it out.")
+        raise UserError(f"Actor {actor.name} cannot be fitted: no frame shows {LEAST_PIXELS} pixels of it; leave it "
+                        "out.")
     ids, cameras = actor_ids[frames], from_actor(actor[frames], views.cameras[frames])
     own = ids == index + 1
     counts = own | (ids == 0)

@@ -99,21 +99,24 @@ def reinsertion_pair(
     total = settings.steps + len(kept) * actor_steps + settling
     # Skipped ones that stand still are scenery like any other.
     lifted = [k for k, actor in enumerate(actors) if k in kept or not stands_still(actor)]
-    cut = actor_ids * _among(actor_ids, lifted)
-    hidden = hidden_pixels([actors[k] for k in lifted], cut, views.cameras, shadow)
-    background = fit_cleared(views, [actors[k] for k in lifted], hidden, settings, shadow, _part(progress, 0, total, "surroundings"))
+    cut, gone = actor_ids * _among(actor_ids, lifted), [actors[k] for k in lifted]
+    hidden = hidden_pixels(gone, cut, views.cameras, shadow)
+    report = _part(progress, 0, total, "surroundings")
+    background = fit_cleared(views, gone, hidden, settings, shadow, report)
     empty = render(background, views.cameras)
     solid = torch.where(empty.alpha > 0.5, empty.depth, 0)
-    placed = {}
+    placed: dict[int, tuple[Actor, Gaussians]] = {}
     for place, index in enumerate(kept):
         report = _part(progress, settings.steps + place * actor_steps, total, actors[index].name)
         try:
             splat = fit_actor(views, actors[index], cut, index, replace(settings, steps=actor_steps), solid, report)
+            placed[index] = (actors[index], splat)
         except UserError as error:
             if skipped is not None:
                 skipped(str(error))
-            continue
-        placed[index] = (actors[index], splat)
+    if not placed:
+        raise UserError(f"No actor of {name} can be put back: the pixels of none are where its box is; check the "
+                        "poses and the cameras.")
     clear = ~hidden | _among(cut, list(placed))
     report = _part(progress, total - settling, total, "together")
     background = settle(background, list(placed.values()), views, clear, settling, settings.seed, report)
@@ -152,7 +155,7 @@ def settle(background: Gaussians, placed: Sequence[tuple[Actor, Gaussians]], vie
     Fitted without actors, they were free to: large ones of the road swallow half of a vehicle far away. Sizes and
     opacities alone are trained, with the actors in place, on the pixels in `clear`.
     """
-    sizes, opacities = background.log_scales.clone().requires_grad_(), background.opacity_logits.clone().requires_grad_()
+    sizes, opacities = (value.clone().requires_grad_() for value in (background.log_scales, background.opacity_logits))
     optimizer = torch.optim.Adam([{"params": [sizes], "lr": 0.02}, {"params": [opacities], "lr": 0.05}], eps=1e-15)
     draw, order = random.Random(seed), []
     for step in range(steps):
@@ -193,16 +196,16 @@ def _check(views: Views, actors: Sequence[Actor], actor_ids: Tensor) -> None:
 
 
 def _worth_it(actors, actor_ids, min_pixels: int, skipped: Callable[[str], None] | None) -> list[int]:
-    """Indices of the actors that are put back; the others are told of."""
+    """Indices of the actors that are put back; others that are seen at all are told of."""
     kept = []
     for index, actor in enumerate(actors):
         pixels = (actor_ids == index + 1).flatten(1).sum(dim=1) * actor.present.to(actor_ids.device)
         most, frames = int(pixels.max()), int((pixels >= LEAST_PIXELS).sum())
         if most >= min_pixels and frames >= 3:
             kept.append(index)
-        elif skipped is not None:
-            skipped(f"Actor {actor.name} is not cut out and put back: it covers {most} pixels at most and is seen well enough in "
-                    f"{frames} frames; {min_pixels} and 3 are needed.")
+        elif most and skipped is not None:
+            skipped(f"Actor {actor.name} is not cut out and put back: it covers {most} pixels at most and is seen well "
+                    f"enough in {frames} frames; {min_pixels} and 3 are needed.")
     return kept
 
 

@@ -50,7 +50,8 @@ def _ground(p):
 
 def _wall(p):
     x, z = p[:, 0], p[:, 2]
-    return torch.stack([0.6 + 0.2 * torch.sin(1.1 * x), 0.5 + 0.2 * torch.sin(1.5 * z), 0.4 + 0.2 * torch.cos(0.7 * x + z)], 1)
+    return torch.stack([
+        0.6 + 0.2 * torch.sin(1.1 * x), 0.5 + 0.2 * torch.sin(1.5 * z), 0.4 + 0.2 * torch.cos(0.7 * x + z)], 1)
 
 
 def _paint(k, p):

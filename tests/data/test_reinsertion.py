@@ -133,7 +133,10 @@ def test_surroundings_show_no_trace_of_the_actors(drive):
 
 def test_deterministic_for_a_seed_and_perturbed_for_another(drive):
     views, actors, ids, _ = drive
-    make = lambda **more: reinsertion_pair(views, actors, ids, "street", QUICK, references=0, **more).degraded  # noqa: E731
+
+    def make(**more):
+        return reinsertion_pair(views, actors, ids, "street", QUICK, references=0, **more).degraded
+
     usual, again, plain = make(), make(), make(perturbation=AS_IT_WAS)
     assert torch.equal(usual.frames, again.frames) and torch.equal(usual.mask, again.mask)
     shown = inside(plain.mask > 0.9)
@@ -229,6 +232,8 @@ def test_actors_whose_box_is_elsewhere_are_named_and_left_out(drive):
                             references=0, skipped=told.append)
     assert len(told) == 1 and "moving" in told[0] and "box" in told[0]
     assert made.valid[ids == 2].max() == 0 and made.valid[:, :, -2:].min() == 1
+    with pytest.raises(UserError, match="where its box is"):
+        reinsertion_pair(views, [replace(actors[1], world_from_actor=lost)], (ids == 2).byte(), "street", QUICK)
 
 
 def test_what_does_not_fit_together_is_refused(drive):
