@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from gsplat.strategy import DefaultStrategy
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pytorch_msssim import ssim
 from torch import Tensor
 
@@ -58,18 +58,31 @@ LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5
 
 def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor, "p 3"],
         colors: Float[Tensor, "p 3"], settings: FitSettings | None = None,
-        progress: Progress | None = None, depths: Float[Tensor, "t 1 h w"] | None = None) -> Gaussians:
+        progress: Progress | None = None, depths: Float[Tensor, "t 1 h w"] | None = None,
+        masks: Bool[Tensor, "t 1 h w"] | None = None, alphas: Float[Tensor, "t 1 h w"] | None = None,
+        extent: float | None = None) -> Gaussians:
     """Gaussians that reproduce `images` (0…1) at `cameras`, started from coloured points (0…1).
 
-    `depths` are priors of z in world units, 0 or not finite where unknown; `settings.depth_weight` weighs them.
-    Deterministic on the CPU for given inputs and seed. Raises UserError without views or finite points.
+    Args:
+        depths: priors of z in world units, 0 or not finite where unknown; `settings.depth_weight` weighs them.
+        masks: where an image and its depth count. What they hold elsewhere is never looked at: there, image and
+            render are taken to agree, and nothing pulls on the Gaussians, so that a pixel that counts weighs as
+            much as it does without masks.
+        alphas: opacity of the images, 0…1, for things cut out: each step lays them over its own background, as the
+            splat is laid, so that nothing is left where they are transparent. Needs `settings.random_background`.
+        extent: radius of what is fitted, in world units, the measure of learning rates and of scales; by default of
+            the camera positions.
+
+    Deterministic on the CPU for given inputs and seed. Raises UserError without views or finite points, ValueError
+    for masks or alphas of another shape and for alphas without random backgrounds.
     """
     settings = settings or FitSettings()
     start = Gaussians.from_points(points, colors, settings.sh_degree)
     if not len(images) or not len(start):
         raise UserError(f"No splat can be fitted to {len(images)} views and {len(start)} points; give both.")
+    _check(images, masks, alphas, settings)
     cameras = cameras.to(images.device)
-    extent = _extent(cameras)
+    extent = _extent(cameras) if extent is None else extent
     params, optimizers, decay = _prepare(start.to(images.device), settings, extent)
     strategy = _strategy(settings)
     state = strategy.initialize_state(*([] if settings.strategy == "mcmc" else [extent]))
@@ -80,8 +93,8 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
         for step in range(settings.steps):
             order = order or draw.sample(range(len(images)), len(images))
             view = order.pop()
-            depth = depths[view].to(images) if depths is not None and settings.depth_weight else None
-            loss, meta = _loss(params, images[view], depth, cameras[view], step, extent, settings, generator)
+            target = _target(view, images, cameras, depths if settings.depth_weight else None, masks, alphas)
+            loss, meta = _loss(params, target, step, extent, settings, generator)
             strategy.step_pre_backward(params, optimizers, state, step, meta)
             loss.backward()
             for optimizer in optimizers.values():
@@ -96,6 +109,18 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
             if progress is not None:
                 progress(step + 1, settings.steps, lambda: f"loss {loss.item():.4f}, {len(params['means'])} Gaussians")
     return _result(params)
+
+
+def _check(images, masks, alphas, settings: FitSettings) -> None:
+    expected = (len(images), 1, *images.shape[-2:])
+    for name, value in {"masks": masks, "alphas": alphas}.items():
+        if value is not None and value.shape != expected:
+            raise ValueError(f"{name} have shape {tuple(value.shape)}, not {expected}")
+    if masks is not None and masks.dtype != torch.bool:
+        raise ValueError(f"masks are {masks.dtype}, not bool")
+    if alphas is not None and not settings.random_background:
+        raise ValueError("images with alphas need settings.random_background: over one colour, that colour would be "
+                         "as good as nothing")
 
 
 def _prepare(start: Gaussians, settings: FitSettings, extent: float):
@@ -136,17 +161,44 @@ def _strategy(settings: FitSettings) -> DefaultStrategy | AnyDeviceMCMC:
         reset_every=10 * settings.steps, absgrad=True, max_gaussians=settings.max_gaussians)
 
 
-def _loss(params, image, depth, camera, step, extent, settings, generator):
+@dataclass
+class _Target:
+    """One view to reproduce: its image, and what is known of it besides."""
+
+    image: Float[Tensor, "1 3 h w"]
+    camera: Cameras
+    depth: Float[Tensor, "1 h w"] | None
+    mask: Bool[Tensor, "1 h w"] | None
+    alpha: Float[Tensor, "1 h w"] | None
+
+
+def _target(view: int, images, cameras: Cameras, depths, masks, alphas) -> _Target:
+    depth, alpha = (None if value is None else value[view].to(images) for value in (depths, alphas))
+    mask = None if masks is None else masks[view].to(images.device)
+    if depth is not None and mask is not None:
+        depth = torch.where(mask, depth, 0)
+    return _Target(images[view][None], cameras[view], depth, mask, alpha)
+
+
+def _loss(params, target: _Target, step, extent, settings, generator):
     """Loss of one view, with the priors that `settings` asks for, and what `rasterize` tells of it."""
+    camera, depth, truth = target.camera, target.depth, target.image
     degree = min(step * 2 * (settings.sh_degree + 1) // settings.steps, settings.sh_degree)
-    background = torch.rand(1, 3, generator=generator).to(image) if settings.random_background else None
+    background = torch.rand(1, 3, generator=generator).to(truth) if settings.random_background else None
     scales, opacities = params["scales"].exp(), params["opacities"].sigmoid()
     drawn, alpha, meta = rasterize(
         params["means"], params["quats"], scales, opacities, torch.cat([params["sh0"], params["shN"]], dim=1),
         camera.camera_from_world, camera.K, camera.width, camera.height, sh_degree=degree, packed=False,
         backgrounds=background, absgrad=settings.strategy == "default",
         render_mode="RGB" if depth is None else "RGB+ED")
-    loss = _photometric(drawn[..., :3].permute(0, 3, 1, 2), image[None], settings.ssim_weight)
+    shown = drawn[..., :3].permute(0, 3, 1, 2)
+    if target.alpha is not None:
+        truth = target.alpha * truth + (1 - target.alpha) * background[..., None, None]
+    if target.mask is not None:
+        # The render itself stands in for what is masked: SSIM's windows then see no edge where the mask ends.
+        stand_in = shown.detach()
+        shown, truth = torch.where(target.mask, shown, stand_in), torch.where(target.mask, truth, stand_in)
+    loss = _photometric(shown, truth, settings.ssim_weight)
     weights = regularisation(settings.opacity_reg, settings.scale_reg, settings.strategy == "mcmc")
     loss = loss + gaussian_regulariser(opacities, scales, extent, *weights)
     if depth is not None:

@@ -81,3 +81,58 @@ def test_nothing_to_fit_is_refused(views):
         fit(photos[:0], path[:0], points, rgb)
     with pytest.raises(UserError, match="0 points"):
         fit(photos, path, points[:0], rgb[:0])
+
+
+def same(a, b):
+    return torch.equal(a.means, b.means) and torch.equal(a.sh, b.sh) and torch.equal(a.opacity_logits, b.opacity_logits)
+
+
+def test_what_is_masked_is_never_looked_at(views):
+    photos, path, points, rgb = views
+    masks = torch.ones_like(photos[:, :1], dtype=torch.bool)
+    masks[:, :, 10:30, 20:45] = False
+    depths = torch.full_like(photos[:, :1], 4.0)
+    settings = FitSettings(steps=60)
+
+    def fitted(garbage):
+        return fit(torch.where(masks, photos, garbage), path, points, rgb, settings,
+                   depths=torch.where(masks, depths, 1 + garbage[:, :1]), masks=masks)
+
+    first = fitted(torch.zeros_like(photos))
+    assert same(first, fitted(torch.rand_like(photos))) and same(first, fitted(torch.full_like(photos, torch.nan)))
+    drawn = render(first, path).rgb
+    error = (drawn - photos).abs().mean(dim=1, keepdim=True)
+    start = (render(Gaussians.from_points(points, rgb), path).rgb - photos).abs().mean(dim=1, keepdim=True)
+    assert error[masks].mean() < 0.5 * start[masks].mean()
+
+
+@pytest.mark.parametrize("strategy", ["default", "mcmc"])
+def test_masks_of_everything_change_nothing_and_others_do(views, strategy):
+    photos, path, points, rgb = views
+    settings = FitSettings(steps=40, strategy=strategy)
+    plain = fit(photos, path, points, rgb, settings)
+    masks = torch.ones_like(photos[:, :1], dtype=torch.bool)
+    assert same(plain, fit(photos, path, points, rgb, settings, masks=masks))
+    masks[:, :, :, :30] = False
+    assert not same(plain, fit(photos, path, points, rgb, settings, masks=masks))
+
+
+def test_nothing_is_left_where_images_are_transparent(views):
+    photos, path, points, rgb = views
+    alphas = torch.zeros_like(photos[:, :1])
+    alphas[:, :, :, 32:] = 1
+    shown = [render(fit(image, path, points, rgb, FitSettings(steps=150), alphas=alphas), path).alpha
+             for image in (photos, torch.where(alphas > 0, photos, 0.3))]
+    assert torch.equal(*shown)
+    assert shown[0][..., :28].mean() < 0.1 and shown[0][..., 12:36, 36:60].mean() > 0.9
+
+
+def test_masks_and_alphas_that_do_not_fit_are_refused(views):
+    photos, path, points, rgb = views
+    ones = torch.ones_like(photos[:, :1])
+    with pytest.raises(ValueError, match="masks have shape"):
+        fit(photos, path, points, rgb, masks=ones[1:] > 0)
+    with pytest.raises(ValueError, match="not bool"):
+        fit(photos, path, points, rgb, masks=ones)
+    with pytest.raises(ValueError, match="random_background"):
+        fit(photos, path, points, rgb, FitSettings(random_background=False), alphas=ones)
