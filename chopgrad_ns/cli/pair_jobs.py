@@ -35,8 +35,8 @@ from chopgrad_ns.splat.fit import FitSettings, Progress
 
 Report = Callable[[int, int, Callable[[], str]], None]
 """Told how far a job is: steps done, of how many, and a function that says how it goes."""
-Planned = tuple[str, dict, Callable[[], Pair]]
-"""A pair's name, what it is made from, and the function that makes it."""
+Planned = tuple[str, dict, Callable[[], tuple[Pair, dict]]]
+"""A pair's name, what it is made from, and the function that makes it and tells what else it drew or found out."""
 EVEN = 2
 """Sides of video clips are multiples of it, for codecs."""
 
@@ -79,12 +79,12 @@ class SplatWays:
                      "cameras": [names[i] for i in plan.shown], "references": self.references,
                      "keep_photos": self.keep_photos, "settings": asdict(plan.settings)}
 
-            def make(plan=plan, index=index) -> Pair:
+            def make(plan=plan, index=index) -> tuple[Pair, dict]:
                 key = (plan.fitted, plan.settings.steps, plan.settings.max_gaussians)
                 if key not in fitted:
                     fitted.clear()  # one splat at a time
                     fitted[key] = fit_plan(views, plan, _part_of(report, index, len(plans), plan.name))
-                return splat_pair(views, plan, fitted[key], self.references, self.keep_photos)
+                return splat_pair(views, plan, fitted[key], self.references, self.keep_photos), {"gaussians": len(fitted[key])}
 
             yield plan.name, about, make
 
@@ -179,11 +179,12 @@ class VideoJob:
         for degradation in self.degradations:
             settings = {"settings": asdict(degradation), "seed": seed, "longest_side": self.longest_side}
             yield (f"{degradation.kind}-x{degradation.scale:g}", {"way": "super-resolution", **settings},
-                   lambda degradation=degradation: super_resolution_pair(read(), "", degradation, seed)[0])
+                   lambda degradation=degradation: super_resolution_pair(read(), "", degradation, seed))
         for masks in self.masks:
-            def make(masks=masks) -> Pair:
+            def make(masks=masks) -> tuple[Pair, dict]:
                 frames = read()
-                return inpainting_pair(frames, "", draw_masks(masks, len(frames), *frames.shape[-2:], seed)[0])
+                holes, about = draw_masks(masks, len(frames), *frames.shape[-2:], seed)
+                return inpainting_pair(frames, "", holes), about
 
             settings = {"settings": asdict(masks), "seed": seed, "longest_side": self.longest_side}
             yield f"{masks.kind}-masks", {"way": "inpainting", **settings}, make
@@ -192,7 +193,7 @@ class VideoJob:
             if drawn.any():
                 yield ("object-masks", {"way": "inpainting", "settings": {"kind": "objects", "dilation": self.dilation},
                                         "masks": fingerprint(self.object_masks), "longest_side": self.longest_side},
-                       lambda: inpainting_pair(read(), "", drawn))
+                       lambda: (inpainting_pair(read(), "", drawn), {}))
 
 
 Job = Union[CaptureJob, WorldJob, VideoJob]
@@ -220,8 +221,8 @@ def make_pairs(job: Job, output: Path, report: Report | None = None) -> list[dic
         pair = _kept(output / name, about)
         if pair is None:
             began = time.monotonic()
-            made = replace(make(), name=name)
-            save_pair(made, output / name, about | {"made": {
+            made, found = make()
+            save_pair(replace(made, name=name), output / name, about | {"made": found | {
                 "at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seconds": round(time.monotonic() - began, 1)}})
             pair = StoredPair(output / name)
         entries.append({"name": name, **pair.about, "frames": len(pair), "size": list(pair.size),

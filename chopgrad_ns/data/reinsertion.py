@@ -17,7 +17,7 @@ from chopgrad_ns.data.actor_splat import LEAST_PIXELS, fit_actor, stands_still
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.cleared import fill_holes, fit_cleared, hidden_pixels
 from chopgrad_ns.data.clip import Clip, Pair
-from chopgrad_ns.data.references import warp_references
+from chopgrad_ns.data.references import ReferencePhotos, choose_references
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.cameras import Cameras
@@ -212,8 +212,9 @@ def _worth_it(actors, actor_ids, min_pixels: int, skipped: Callable[[str], None]
 def _with_references(clip: Clip, views: Views, hidden: Bool[Tensor, "t 1 h w"], count: int) -> Clip:
     """Photos of other frames, with no confidence where they or the clip show an actor or where its shadow may be."""
     bare = torch.where(hidden, 0, clip.depth)  # no depth, no belief in what a photo shows there
-    pictures, masks = warp_references(clip.cameras, clip.depth, clip.alpha, views.photos, views.cameras, bare, count,
-                                      exclude=torch.arange(len(views)))
+    choice = choose_references(clip.cameras, views.cameras, count, exclude=torch.arange(len(views)))
+    photos = ReferencePhotos(views.photos, views.cameras, bare, choice)
+    pictures, masks = photos.warp(clip.cameras, clip.depth, clip.alpha)
     masks = masks * (1 - clip.mask[:, None]).clamp(0, 1)
     return replace(clip, references=pictures * (masks > 0), reference_masks=masks)
 
