@@ -42,6 +42,6 @@ def run(scene: Annotated[Path, tyro.conf.Positional], output: Path = Path("splat
                            depth_prior=depth_prior, seed=seed)
     views = open_scene(scene, every, longest_side, depth_prior if depth_weight > 0 else None).training_views()
     with bar("fitting") as progress:
-        splat = fit(views.photos, views.cameras, views.points, views.colors, settings, progress, views.depths)
+        splat = fit(views.photos, views.cameras, views.points, views.colors, settings, progress, views.depths, views.masks)
     splat.save(output)
     print(f"{len(splat)} Gaussians from {len(views)} views in {output}")

@@ -102,14 +102,15 @@ def by_camera(plan: SplatPlan, cameras: Sequence[str]) -> list[SplatPlan]:
 def fit_plan(views: Views, plan: SplatPlan, progress: Progress | None = None) -> Gaussians:
     """The splat of a plan; those of plans with the same `fitted` and `settings` are the same."""
     part = views.subset(list(plan.fitted))
-    return fit(part.photos, part.cameras, part.points, part.colors, plan.settings, progress, part.depths)
+    return fit(part.photos, part.cameras, part.points, part.colors, plan.settings, progress, part.depths, part.masks)
 
 
 def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int = 2, keep_photos: bool = False) -> Pair:
     """Render a plan's splat at the shown views in order, and pair that with their photos.
 
     Where a splat was fitted to part of the shown views, only the others are `valid` as a target: on those the render is
-    nearly right and would teach a refiner to do nothing. References are fitted photos alone.
+    nearly right and would teach a refiner to do nothing. Nor is what the views' masks leave out. References are fitted photos
+    alone.
 
     Args:
         keep_photos: keep what references are warped from in the pair, so that it is stored instead of them.
@@ -124,6 +125,8 @@ def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int 
     known = [position for position, index in enumerate(shown) if index in plan.fitted]
     if len(known) < len(shown):
         valid[known] = 0
+    if views.masks is not None:
+        valid = valid * views.masks[shown]
     return Pair(clip, views.photos[shown], plan.name, valid, photos if keep_photos else None)
 
 

@@ -34,6 +34,8 @@ def reference_photos(splat: Gaussians, cameras: Cameras, views: Views, count: in
     kept, choice = without_unused(choose_references(cameras, views.cameras[usable], count, exclude))
     kept = [usable[index] for index in kept]
     depth = render(splat, views.cameras[kept]).depth
+    if views.masks is not None:
+        depth = depth * views.masks[kept].to(depth)  # without depth, nothing is believed
     return ReferencePhotos(views.photos[kept], views.cameras[kept], depth, choice)
 
 

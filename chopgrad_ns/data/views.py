@@ -1,8 +1,9 @@
 """The photographs that training may see."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from chopgrad_ns.errors import UserError
@@ -14,8 +15,9 @@ class Views:
     """Training photos of one scene, in capture order, all of one size and without lens distortion.
 
     `photos` [N, 3, H, W] in 0…1; `points` [P, 3] and `colors` [P, 3] in 0…1 seed a splat; `depths` [N, 1, H, W], where
-    there are any, are priors of z, 0 or not finite where unknown; all live in the world of `cameras`. Held-out photos
-    and their depths are never part of a `Views`: code that is handed one cannot reach them.
+    there are any, are priors of z, 0 or not finite where unknown; all live in the world of `cameras`. `masks` [N, 1, H, W],
+    bool, where there are any, are True where a photo shows what stands still: the rest is not looked at. Held-out photos
+    and what belongs to them are never part of a `Views`: code that is handed one cannot reach them.
     """
 
     photos: Float[Tensor, "n 3 h w"]
@@ -23,14 +25,16 @@ class Views:
     points: Float[Tensor, "p 3"]
     colors: Float[Tensor, "p 3"]
     depths: Float[Tensor, "n 1 h w"] | None = None
+    masks: Bool[Tensor, "n 1 h w"] | None = None
 
     def __post_init__(self) -> None:
         count, _, height, width = self.photos.shape
         if (len(self.cameras), self.cameras.height, self.cameras.width) != (count, height, width):
             raise ValueError(f"{len(self.cameras)} cameras of {self.cameras.width}×{self.cameras.height} for {count} "
                              f"photos of {width}×{height}")
-        if self.depths is not None and self.depths.shape != (count, 1, height, width):
-            raise ValueError(f"depths of shape {tuple(self.depths.shape)} for {count} photos of {width}×{height}")
+        for name, value in {"depths": self.depths, "masks": self.masks}.items():
+            if value is not None and value.shape != (count, 1, height, width):
+                raise ValueError(f"{name} of shape {tuple(value.shape)} for {count} photos of {width}×{height}")
         if count < 2:
             raise UserError(f"{count} training view is not enough to reconstruct from; give at least 2 (a smaller "
                             "--every).")
@@ -40,10 +44,13 @@ class Views:
 
     def to(self, device) -> "Views":
         """Move."""
-        moved = (value.to(device) for value in (self.photos, self.cameras, self.points, self.colors))
-        return Views(*moved, None if self.depths is None else self.depths.to(device))
+        return self._each(lambda value: value.to(device), lambda value: value.to(device))
 
     def subset(self, indices: list[int]) -> "Views":
         """The views at `indices`, with the same seed points."""
-        depths = None if self.depths is None else self.depths[indices]
-        return Views(self.photos[indices], self.cameras[indices], self.points, self.colors, depths)
+        return self._each(lambda value: value[indices], lambda value: value)
+
+    def _each(self, of_views: Callable, of_points: Callable) -> "Views":
+        depths, masks = (None if value is None else of_views(value) for value in (self.depths, self.masks))
+        return Views(of_views(self.photos), of_views(self.cameras), of_points(self.points), of_points(self.colors), depths,
+                     masks)

@@ -116,7 +116,10 @@ class SparseViewsDataManager(FullImageDatamanager):
     def training_views(self) -> Views:
         """The training photos with their cameras and the scene's seed points; nothing that is held out."""
         photos, cameras = _stack(self.cached_train), to_opencv(self.train_dataset.cameras)
-        return Views(photos, cameras, *self._seed_points(), self.prior_depths)
+        masks = None
+        if all("mask" in entry for entry in self.cached_train):
+            masks = torch.stack([entry["mask"].bool() for entry in self.cached_train]).permute(0, 3, 1, 2)
+        return Views(photos, cameras, *self._seed_points(), self.prior_depths, masks)
 
     @cached_property
     def prior_depths(self) -> Optional[torch.Tensor]:

@@ -103,3 +103,29 @@ def test_without_references_and_with_their_photos(views):
     again = kept.reference_photos.warp(kept.degraded.cameras, kept.degraded.depth, kept.degraded.alpha)
     assert torch.equal(again[0], kept.degraded.references) and torch.equal(again[1], kept.degraded.reference_masks)
     assert all(any(torch.equal(photo, views.photos[index]) for index in plan.fitted) for photo in kept.reference_photos.photos)
+
+
+def test_what_masks_leave_out_is_neither_fitted_nor_taught_nor_warped(views):
+    masks = torch.ones(6, 1, *views.photos.shape[-2:], dtype=torch.bool)
+    masks[:, :, 10:30, 20:40] = False
+    hidden = views.subset(list(range(6)))
+    hidden.masks = masks
+    garbage = hidden.subset(list(range(6)))
+    garbage.photos = torch.where(masks, views.photos, torch.rand_like(views.photos))
+    plan = sparse_plan(6, 3, SETTINGS)
+    pair, other, plain = made(hidden, plan), made(garbage, plan), made(views, plan)
+    for name in ("frames", "alpha", "depth", "reference_masks"):
+        assert torch.equal(getattr(pair.degraded, name), getattr(other.degraded, name)), name
+    assert torch.equal(pair.valid, plain.valid * masks) and not torch.equal(pair.degraded.frames, plain.degraded.frames)
+    assert pair.degraded.reference_masks.mean() < plain.degraded.reference_masks.mean()
+    sure = pair.degraded.reference_masks > 0.99
+    seen = [torch.where(sure, each.degraded.references, torch.zeros(())) for each in (pair, other)]
+    assert torch.equal(*seen), "no colour comes from under a mask"
+
+
+def test_views_keep_their_masks_and_check_them(views):
+    masks = torch.rand(6, 1, *views.photos.shape[-2:]) > 0.5
+    masked = type(views)(views.photos, views.cameras, views.points, views.colors, masks=masks)
+    assert torch.equal(masked.subset([1, 4]).masks, masks[[1, 4]]) and torch.equal(masked.to("cpu").masks, masks)
+    with pytest.raises(ValueError, match="masks"):
+        type(views)(views.photos, views.cameras, views.points, views.colors, masks=masks[:, :, 1:])
