@@ -25,8 +25,9 @@ LICENCE = "Apache-2.0, made by chopgrad sample"
 
 
 def views_of(world: Sample) -> Views:
-    """A sample world's photos as a capture without depth maps."""
-    return Views(world.frames, world.cameras, world.points, world.colors)
+    """A sample world's photos as a capture without depth maps, and with masks where something moves."""
+    moving = world.moving()
+    return Views(world.frames, world.cameras, world.points, world.colors, masks=None if moving is None else moving == 0)
 
 
 def sparsity_of(index: int) -> int:

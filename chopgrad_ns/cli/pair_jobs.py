@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cache, partial
 from pathlib import Path
-from typing import Union
+from typing import Literal, Union
 
 import torch
 from torch import Tensor
 
+from chopgrad_ns.cli.scenes import NamedViews, named_views
 from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.degradations import Degradation
 from chopgrad_ns.data.manifest import FILE
@@ -26,10 +27,10 @@ from chopgrad_ns.data.masks import MaskSettings, ObjectMasks, draw_masks
 from chopgrad_ns.data.pairs import (SplatPlan, Way, by_camera, camera_plans, fit_plan, fold_plans, sparse_plan, splat_pair,
                                     underfit_plan)
 from chopgrad_ns.data.plain_videos import open_video
+from chopgrad_ns.data.reinsertion import Perturbation, reinsertion_pair
 from chopgrad_ns.data.shots import clip_spans, find_cuts
 from chopgrad_ns.data.stored import StoredPair, save_pair
 from chopgrad_ns.data.video_pairs import inpainting_pair, super_resolution_pair
-from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.fit import FitSettings, Progress
 
@@ -45,7 +46,7 @@ EVEN = 2
 class SplatWays:
     """How pairs are made of a scene with splats."""
 
-    ways: tuple[Way, ...]
+    ways: tuple[Way | Literal["actors"], ...]
     sparse_every: int
     folds: int
     underfit_steps: int
@@ -56,7 +57,7 @@ class SplatWays:
     """store the photos that references are warped from instead of the warped ones"""
 
     def plans(self, cameras: list[str]) -> list[SplatPlan]:
-        """All pairs of a scene whose views were taken by these cameras."""
+        """The pairs that one splat is enough for, of a scene whose views were taken by these cameras."""
         count, plans = len(cameras), []
         for way in self.ways:
             if way == "sparse":
@@ -65,15 +66,15 @@ class SplatWays:
                 plans += [part for plan in fold_plans(count, self.folds, self.settings) for part in by_camera(plan, cameras)]
             elif way == "underfit":
                 plans += by_camera(underfit_plan(count, self.underfit_steps, self.underfit_gaussians, self.settings), cameras)
-            else:
+            elif way == "cameras":
                 plans += camera_plans(cameras, self.settings)
         return plans
 
-    def planned(self, scene: dict, views: Views, names: list[str], cameras: list[str], report: Report) -> Iterator[Planned]:
+    def planned(self, scene: dict, named: NamedViews, report: Report) -> Iterator[Planned]:
         """The pairs of a scene that is described by `scene`; splats that several pairs share are fitted once."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        views, fitted = views.to(device), {}
-        plans = self.plans(cameras)
+        views, names, fitted = named.views.to("cuda" if torch.cuda.is_available() else "cpu"), named.names, {}
+        plans = self.plans(named.cameras)
+        parts = len(plans) + ("actors" in self.ways)
         for index, plan in enumerate(plans):
             about = {"way": plan.way, "scene": scene, **plan.detail, "fitted": [names[i] for i in plan.fitted],
                      "cameras": [names[i] for i in plan.shown], "references": self.references,
@@ -83,10 +84,32 @@ class SplatWays:
                 key = (plan.fitted, plan.settings.steps, plan.settings.max_gaussians)
                 if key not in fitted:
                     fitted.clear()  # one splat at a time
-                    fitted[key] = fit_plan(views, plan, _part_of(report, index, len(plans), plan.name))
+                    fitted[key] = fit_plan(views, plan, _part_of(report, index, parts, plan.name))
                 return splat_pair(views, plan, fitted[key], self.references, self.keep_photos), {"gaussians": len(fitted[key])}
 
             yield plan.name, about, make
+        if "actors" in self.ways:
+            yield self._reinsertion(scene, replace(named, views=views), _part_of(report, len(plans), parts, "actors"))
+
+    def _reinsertion(self, scene: dict, named: NamedViews, progress: Progress) -> Planned:
+        if not named.actors:
+            raise UserError(f"{scene['name']} has no actors to cut out (actors.json); leave the way actors out, or give "
+                            "driving scenes.")
+        if len(set(named.cameras)) > 1:
+            raise UserError(f"{scene['name']} has several cameras; give the way actors one camera's photos at a time.")
+        about = {"way": "actors", "scene": scene, "cameras": named.names, "references": self.references,
+                 "actors": [actor.name for actor in named.actors], "settings": asdict(self.settings),
+                 "perturbation": asdict(Perturbation())}
+
+        def make() -> tuple[Pair, dict]:
+            skipped: list[str] = []
+            # What moves is an actor's; masks would cut it out of the truth as well.
+            pair = reinsertion_pair(replace(named.views, masks=None), named.actors, named.actor_ids.to(named.views.photos.device),
+                                    scene["name"], self.settings, references=self.references, progress=progress,
+                                    skipped=skipped.append)
+            return pair, {"skipped": skipped}
+
+        return "actors", about, make
 
 
 @dataclass(frozen=True)
@@ -104,14 +127,12 @@ class CaptureJob:
 
     def planned(self, report: Report) -> Iterator[Planned]:
         """All pairs to be made of the scene."""
-        from chopgrad_ns.cli.scenes import named_views
-
         settings = self.ways.settings
         prior = settings.depth_prior if settings.depth_weight else None
         named = named_views(self.path, self.every, self.longest_side, prior, self.hold_out)
         scene = {"name": self.source, "licence": self.licence, "fingerprint": fingerprint(self.path),
                  "views": f"every {self.every}th" if self.hold_out else "all"}
-        yield from self.ways.planned(scene, named.views, named.names, named.cameras, report)
+        yield from self.ways.planned(scene, named, report)
 
 
 @dataclass(frozen=True)
@@ -132,13 +153,15 @@ class WorldJob:
 
     def planned(self, report: Report) -> Iterator[Planned]:
         """All pairs to be made of the world."""
-        from chopgrad_ns.sim.pairs import LICENCE, RECIPE, views_of
-        from chopgrad_ns.sim.sample import sample_clip
+        from chopgrad_ns.sim.pairs import views_of
+        from chopgrad_ns.sim.sample import LICENCE, sample_clip
+        from chopgrad_ns.sim.world import RECIPE
 
         world = sample_clip(self.kind, self.seed, self.frames, self.width, self.height)
         scene = {"name": self.source, "licence": LICENCE, "kind": self.kind, "seed": self.seed, "recipe": RECIPE}
         names = [f"{index:05d}" for index in range(self.frames)]
-        yield from self.ways.planned(scene, views_of(world), names, ["camera"] * self.frames, report)
+        named = NamedViews(views_of(world), names, ["camera"] * self.frames, world.actors, world.actor_ids)
+        yield from self.ways.planned(scene, named, report)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,19 @@
 """A scene's views, for commands that run without nerfstudio's trainer."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from chopgrad_ns.data.actors import Actor, read_actors
 from chopgrad_ns.data.scene import check_scene
 from chopgrad_ns.data.views import Views
+from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.sparse import DepthPrior
 
 
@@ -26,17 +35,50 @@ def open_scene(scene: Path, every: int, longest_side: int, depth_prior: DepthPri
 class NamedViews:
     """Views with the names of their photos, relative to the scene, and of the cameras of the rig that took them.
 
-    A photo's camera is its folder.
+    A photo's camera is its folder. `actors`, where the scene has any, have a pose for each view, in the views' world, and
+    `actor_ids` [N, 1, H, W] tell where they are seen.
     """
 
     views: Views
     names: list[str]
     cameras: list[str]
+    actors: list[Actor] = field(default_factory=list)
+    actor_ids: UInt8[Tensor, "n 1 h w"] | None = None
 
 
-def named_views(scene: Path, every: int, longest_side: int, depth_prior: DepthPrior, hold_out: bool) -> NamedViews:
+def named_views(scene: Path, every: int, longest_side: int, depth_prior: DepthPrior | None, hold_out: bool) -> NamedViews:
     """The training views of a scene, in order of their names; all its views without `hold_out`."""
     manager = open_scene(scene, every, longest_side, depth_prior, hold_out)
     paths = [Path(path) for path in manager.train_dataset.image_filenames]
     names = [str(path.relative_to(scene)) if path.is_relative_to(scene) else path.name for path in paths]
-    return NamedViews(manager.training_views(), names, [path.parent.name for path in paths])
+    named = NamedViews(manager.training_views(), names, [path.parent.name for path in paths])
+    if (scene / "actors.json").exists():
+        named.actors, named.actor_ids = _actors(scene, manager, named)
+    return named
+
+
+def _actors(scene: Path, manager, named: NamedViews) -> tuple[list[Actor], UInt8[Tensor, "n 1 h w"]]:
+    """`actors.json` and `actor_ids/` of a scene as `chopgrad sample street` writes them, moved into the views' world.
+
+    Raises UserError where they do not belong to the scene's photos.
+    """
+    actors = read_actors(scene / "actors.json")
+    frames = [frame["file_path"] for frame in json.loads((scene / "transforms.json").read_text())["frames"]]
+    wrong = [actor.name for actor in actors if len(actor) != len(frames)]
+    if wrong:
+        raise UserError(f"Actor {wrong[0]} in {scene / 'actors.json'} has not the {len(frames)} frames of transforms.json; "
+                        "give a pose for each.")
+    outputs = manager.train_dataparser_outputs
+    moved = outputs.dataparser_transform
+    chosen = [frames.index(name) for name in named.names]
+    actors = [actor[chosen].transformed(moved[:, :3], moved[:, 3], outputs.dataparser_scale) for actor in actors]
+    height, width = named.views.photos.shape[-2:]
+    ids = []
+    for name in named.names:
+        path = scene / "actor_ids" / f"{Path(name).stem}.png"
+        try:
+            with Image.open(path) as picture:
+                ids.append(torch.from_numpy(np.array(picture.convert("L").resize((width, height), Image.Resampling.NEAREST))))
+        except OSError as error:
+            raise UserError(f"The actor ids {path} cannot be read; write the scene again.") from error
+    return actors, torch.stack(ids)[:, None]
