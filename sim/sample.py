@@ -49,10 +49,8 @@ class Sample:
 
 def trajectory(world: World, frames: int, width: int, height: int) -> Cameras:
     """Cameras along the world's walk, evenly timed, level but for the gaze."""
-    t = np.linspace(0, 1, frames)
-    eyes, (first, last) = _eyes(world.walk, t), world.walk.look
-    forward = first + (last - first) * t[:, None] - eyes
-    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    eyes, forward = world.walk.at(frames)
+    forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
     right = np.cross(forward, [0, 0, 1])
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     # Rows: the camera's axes in the world.
@@ -62,14 +60,6 @@ def trajectory(world: World, frames: int, width: int, height: int) -> Cameras:
     camera_from_world[:, :3, 3] = -np.einsum("tij,tj->ti", rotation, eyes)
     K = torch.tensor([[FOCAL * width, 0, width / 2], [0, FOCAL * width, height / 2], [0, 0, 1]])
     return Cameras(torch.from_numpy(camera_from_world).float(), K.repeat(frames, 1, 1), width, height)
-
-
-def _eyes(walk: Walk, t: np.ndarray) -> Float[np.ndarray, "t 3"]:
-    angle = walk.start + walk.sweep * t
-    radius = walk.radius[0] + (walk.radius[1] - walk.radius[0]) * t + walk.sway * np.sin(9 * t + walk.phase)
-    height = walk.height[0] + (walk.height[1] - walk.height[0]) * t + walk.bob * np.sin(31 * t + walk.phase)
-    x, y = walk.center[0] + radius * np.cos(angle), walk.center[1] + radius * np.sin(angle)
-    return np.stack([x, y, height], axis=1)
 
 
 def sample_clip(kind: Kind, seed: int = 0, frames: int = 40, width: int = 192, height: int = 128,
