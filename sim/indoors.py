@@ -152,8 +152,8 @@ def _room_light(b: Builder, p: Palette, lit_by: str, openings: list[Opening | No
         at_x, at_y, yaw, _ = wall_frames(width, depth)[side]
         window = np.array([at_x + np.cos(yaw) * x, at_y + np.sin(yaw) * x, sill + tall / 2]) + \
             0.5 * np.array([np.cos(outward), np.sin(outward), 0])
-        lamps.append(Light(window, np.array([1.5, 1.65, 1.9]) * rng.uniform(1.1, 1.5), 3.2, 0.45))
-        return Lighting(lamps, np.array([0.42, 0.45, 0.5]) * dim, 0.9, light.sky), f"day, {weather}"
+        lamps.append(Light(window, np.array([2.3, 2.45, 2.7]) * rng.uniform(1.0, 1.4), 4.0, 0.4))
+        return Lighting(lamps, np.array([0.6, 0.63, 0.68]) * dim, 0.9, light.sky), f"day, {weather}"
     lamps = []
     for strength in (1.0,) if lit_by == "lamp" else (0.75, 0.55):
         x, y, z = *rng.uniform(-1.4, 1.4, 2), height - rng.uniform(0.3, 0.8)
@@ -280,7 +280,7 @@ def build_objects(b: Builder, p: Palette) -> tuple[Lighting, str, Iterator[Strol
     shiny = rng.random() < 0.4
     ground = material(b, str(rng.choice(["wood", "tiles", "fabric", "painting", "plaster"])), shades(rng, 0.5, 0.35, 0.85),
                       rng.uniform(0.7, 1.2), gloss=0.3 * shiny, mirror=0.07 * shiny)
-    surface = material(b, str(rng.choice(["wallpaper", "bricks", "painting", "plaster"])), shades(rng, 0.4, 0.35, 0.8),
+    surface = material(b, str(rng.choice(["wallpaper", "bricks", "painting", "plaster"], p=[0.3, 0.25, 0.2, 0.25])), shades(rng, 0.4, 0.4, 0.85),
                        rng.uniform(1.0, 1.6))
     b.sheet((-side / 2, -side / 2, 0), (side, 0, 0), (0, side, 0), ground)
     b.sheet((-side / 2, -side / 2, high), (0, side, 0), (side, 0, 0), p.stone)

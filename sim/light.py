@@ -55,10 +55,10 @@ def daylight(rng: np.random.Generator, clouds: int, shelter: float, azimuth: flo
     turn = rng.uniform(0, 2 * np.pi) if azimuth is None else azimuth
     position = 1000 * np.array([np.cos(turn) * np.cos(height), np.sin(turn) * np.cos(height), np.sin(height)])
     horizon, zenith = np.array([0.75, 0.8, 0.85]), np.array([0.2, 0.38, 0.75])
-    cloud, ambient = np.array([0.95, 0.94, 0.92]), np.array([0.36, 0.41, 0.5]) * rng.uniform(0.8, 1.2)
+    cloud, ambient = np.array([0.95, 0.94, 0.92]), np.array([0.46, 0.51, 0.6]) * rng.uniform(0.85, 1.2)
     strength, size = np.array([1.9, 1.75, 1.5]) * rng.uniform(0.9, 1.15), 8.0
     if weather == "low sun":
-        strength, horizon = strength * [1.05, 0.82, 0.55], np.array([0.95, 0.72, 0.5])
+        strength, horizon, ambient = strength * [1.1, 0.86, 0.6], np.array([0.95, 0.72, 0.5]), ambient * 1.15
     elif weather == "overcast":
         strength, size, ambient = strength * 0.22, 95.0, np.array([0.62, 0.64, 0.68]) * rng.uniform(0.85, 1.15)
         horizon, zenith, cloud = (np.full(3, value) for value in (0.72, 0.5, 0.85))

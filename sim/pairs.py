@@ -18,7 +18,7 @@ KINDS = ("room", "courtyard", "objects")
 SPARSITIES = (8, 5, 4)
 """Every how many frames the splat of a pair is fitted to: bad, middling and better splats."""
 FRAMES = 40
-RECIPE = 1
+RECIPE = 2
 """Raised whenever worlds or pairs come out differently, so that cached ones are made again."""
 
 

@@ -276,6 +276,7 @@ def _levels(picture: Picture) -> Float[np.ndarray, "texels 3"]:
     """Level after level, each a 2×2 average of the one before."""
     levels = [picture]
     for _ in range(LEVELS - 1):
-        size = len(levels[-1]) // 2
-        levels.append(levels[-1].reshape(size, 2, size, 2, 3).mean(axis=(1, 3)))
+        fine = levels[-1]
+        rows = fine[::2] + fine[1::2]
+        levels.append((rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25))
     return np.concatenate([level.reshape(-1, 3) for level in levels])

@@ -25,6 +25,8 @@ from chopgrad_ns.sim.walks import Stroll, Walk
 
 Kind = Literal["room", "courtyard", "objects", "street"]
 KINDS: tuple[Kind, ...] = ("room", "courtyard", "objects", "street")
+RECIPE = 2
+"""Raised whenever worlds come out differently."""
 TRIES = 12
 """Ways through a world that are tried before the one with most room is taken."""
 
@@ -74,14 +76,16 @@ def make_world(kind: Kind, seed: int, exposure_change: float | None = None) -> W
         build = {"room": build_room, "courtyard": build_courtyard, "objects": build_objects}[kind]
         lighting, lit_by, walks = build(builder, palette)
         mesh = builder.mesh()
-        walk = _roomiest(walks, mesh, 0.3 if kind == "courtyard" else 0.22)
+        walk = _roomiest(walks, mesh, {"room": 0.3, "courtyard": 0.5, "objects": 0.2}[kind])
     exposure = draw_exposure(np.random.default_rng([seed, KINDS.index(kind), 1]), exposure_change)
     return World(kind, seed, mesh, Atlas(builder.materials), palette, lighting, lit_by, walk, exposure, road, vehicles,
                  {vehicle.name: vehicle.mesh for vehicle in vehicles})
 
 
 def _roomiest(walks: Iterable[Stroll], mesh: Mesh, wanted: float) -> Stroll:
-    """The first of the ways that keeps `wanted` metres from everything, or the one that keeps most."""
+    """The first of the ways that keeps `wanted` metres from everything, and three times that where it looks; or the
+    one that keeps most.
+    """
     open3d = import_open3d()
     scene = open3d.t.geometry.RaycastingScene(1)
     corners = np.ascontiguousarray(mesh.corners.reshape(-1, 3))
@@ -89,8 +93,11 @@ def _roomiest(walks: Iterable[Stroll], mesh: Mesh, wanted: float) -> Stroll:
                         open3d.core.Tensor(np.arange(len(corners), dtype=np.uint32).reshape(-1, 3)))
     best, room = None, -1.0
     for walk in islice(walks, TRIES):
-        eyes = walk.at(60)[0].astype(np.float32)
-        kept = float(scene.compute_distance(open3d.core.Tensor(eyes), 1).numpy().min())
+        eyes, gaze = walk.at(60)
+        rays = np.concatenate([eyes, gaze / np.linalg.norm(gaze, axis=1, keepdims=True)], axis=1).astype(np.float32)
+        kept = float(scene.compute_distance(open3d.core.Tensor(rays[:, :3].copy()), 1).numpy().min())
+        ahead = float(scene.cast_rays(open3d.core.Tensor(rays), 1)["t_hit"].numpy().min())
+        kept = min(kept, ahead / 3)
         if kept >= wanted:
             return walk
         if kept > room:

@@ -1,0 +1,130 @@
+"""Many sample worlds in one go, by several processes; taken up again where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Literal
+
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.sim.world import KINDS, RECIPE, Kind
+
+THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Read when libraries are imported: a worker is one thread."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One scene to make."""
+
+    kind: Kind
+    seed: int
+    frames: int = 40
+    width: int = 192
+    height: int = 128
+    exposure_change: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.seed}"
+
+    def made(self, folder: Path) -> bool:
+        """Whether the scene is finished. Raises UserError where something else has its name."""
+        if not folder.exists():
+            return False
+        try:
+            found = json.loads((folder / "world.json").read_text())
+            exposure = found["exposure"]
+            there = [found[key] for key in ("kind", "seed", "frames", "width", "height", "recipe")]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder} is in the way and is no sample world; move it, or name another folder.") from error
+        same = there == [self.kind, self.seed, self.frames, self.width, self.height, RECIPE]
+        wanted = None if self.exposure_change is None else {"kind": "scatter" if self.exposure_change else "constant",
+                                                            "stops": self.exposure_change}
+        if wanted is None:
+            same &= exposure["kind"] != "scatter"
+        else:
+            same &= all(exposure[key] == value for key, value in wanted.items())
+        if not same:
+            raise UserError(f"{folder} was made with other settings ({there[2]} frames of {there[3]}×{there[4]} px, "
+                            f"exposure {exposure['kind']}, recipe {there[5]}); name another folder.")
+        return True
+
+
+def orders(kind: Kind | Literal["all"], scenes: int, first_seed: int = 0, **settings) -> list[Order]:
+    """`scenes` scenes with seeds from `first_seed` on; "all" takes the kinds in turn."""
+    return [Order(KINDS[index % len(KINDS)] if kind == "all" else kind, first_seed + index, **settings)
+            for index in range(scenes)]
+
+
+def make_worlds(folder: Path, wanted: Sequence[Order], workers: int = 1,
+                report: Callable[..., None] | None = None) -> int:
+    """Write each scene into `folder`/KIND-SEED unless it is there, and return how many were made now.
+
+    `workers` processes of one thread make a scene each at a time. A scene's folder appears when it is complete; killed
+    at any moment, the same call makes those that are missing. `report(done, all, note)` is called after each. Raises
+    UserError where other things have the scenes' names, before anything is made, or where a scene cannot be written.
+    """
+    missing = [order for order in wanted if not order.made(folder / order.name)]
+    done = len(wanted) - len(missing)
+    if not missing:
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    with _one_thread_each(), ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _begin) as pool:
+        running = {pool.submit(_make, folder / order.name, order): order for order in missing}
+        try:
+            for future in as_completed(running):
+                future.result()
+                done += 1
+                if report is not None:
+                    report(done, len(wanted), lambda name=running[future].name: name)
+        except OSError as error:
+            raise UserError(f"A scene in {folder} cannot be written ({error}); make room, and give the command "
+                            "again.") from error
+        except BrokenProcessPool as error:
+            raise UserError(f"A process that made scenes in {folder} was killed, perhaps for want of memory; give the "
+                            "command again with fewer --workers.") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return len(missing)
+
+
+def _make(path: Path, order: Order) -> None:
+    from chopgrad_ns.sim.sample import make_world, write_scene
+
+    world = make_world(order.kind, order.seed, order.exposure_change)
+    write_scene(path, world, order.frames, order.width, order.height)
+
+
+def _begin() -> None:
+    """In each worker: one thread; an interruption is the parent's matter; a killed parent leaves no workers behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(THREADS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
