@@ -141,7 +141,7 @@ def _van(b: Builder, p: Palette) -> None:
 def _truck(b: Builder, p: Palette) -> None:
     """A cab with a box or a flat bed with crates behind."""
     rng = b.rng
-    length, width, height = rng.uniform(6.2, 7.6), rng.uniform(2.1, 2.3), rng.uniform(2.7, 3.2)
+    length, width, height = rng.uniform(6.2, 7.5), rng.uniform(2.0, 2.2), rng.uniform(2.7, 3.2)
     front, rear, color = length / 2, -length / 2, _color(rng)
     b.box((0, 0, 0.62), (length - 0.3, 0.9, 0.22), p.rubber, (1.2,) * 3)
     b.prism([(front - 1.9, 0.45), (front - 1.9, 2.3), (front - 1.75, 2.4), (front - 0.6, 2.4), (front - 0.1, 1.35),
@@ -166,5 +166,5 @@ def _truck(b: Builder, p: Palette) -> None:
         _axle(b, p, x, width, 0.42)
     _lights(b, p, front, rear, width - 0.1, 0.8, 0.75)
     for side in (-1, 1):
-        b.rod((front - 0.5, side * (width / 2 - 0.05), 1.9), (front - 0.4, side * (width / 2 + 0.18), 1.95), 0.02, p.rubber)
-        b.box((front - 0.4, side * (width / 2 + 0.18), 1.75), (0.06, 0.18, 0.4), p.rubber, (1, 1, 1))
+        b.rod((front - 0.5, side * (width / 2 - 0.1), 1.9), (front - 0.4, side * (width / 2 + 0.02), 1.95), 0.02, p.rubber)
+        b.box((front - 0.4, side * (width / 2 + 0.02), 1.75), (0.06, 0.16, 0.4), p.rubber, (1, 1, 1))

@@ -60,7 +60,7 @@ def daylight(rng: np.random.Generator, clouds: int, shelter: float, azimuth: flo
     if weather == "low sun":
         strength, horizon, ambient = strength * [1.1, 0.86, 0.6], np.array([0.95, 0.72, 0.5]), ambient * 1.15
     elif weather == "overcast":
-        strength, size, ambient = strength * 0.22, 95.0, np.array([0.62, 0.64, 0.68]) * rng.uniform(0.85, 1.15)
+        strength, size, ambient = strength * 0.22, 95.0, np.array([0.74, 0.76, 0.8]) * rng.uniform(0.85, 1.15)
         horizon, zenith, cloud = (np.full(3, value) for value in (0.72, 0.5, 0.85))
     sky = Sky(horizon, zenith * rng.uniform(0.7, 1.0), cloud, clouds)
     return Lighting([Light(position, strength, np.inf, size)], ambient, shelter, sky), weather

@@ -150,9 +150,7 @@ def write_scene(path: Path, world: World, frames: int = 40, width: int = 192, he
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is not an empty folder; name a new one.")
-    if frames < 2 or min(width, height) < 16:
-        raise UserError(f"{frames} frames of {width}×{height} px are too few or too small for {path}; ask "
-                        "for at least 2 frames of 16×16 px.")
+    check_size(path, frames, width, height)
     sample = photograph(world, frames, width, height)
     moving = sample.moving()
     with whole_folder(path) as folder:
@@ -167,6 +165,13 @@ def write_scene(path: Path, world: World, frames: int = 40, width: int = 192, he
         _write_points(folder / "sparse_pc.ply", sample.points, sample.colors)
         (folder / "transforms.json").write_text(json.dumps(_description(sample.cameras, moving is not None), indent=1))
         (folder / "world.json").write_text(json.dumps(about(world, frames, width, height), indent=1))
+
+
+def check_size(path: Path, frames: int, width: int, height: int) -> None:
+    """Raise UserError for sizes that nothing can be reconstructed from."""
+    if frames < 2 or min(width, height) < 16:
+        raise UserError(f"{frames} frames of {width}×{height} px are too few or too small for {path}; ask "
+                        "for at least 2 frames of 16×16 px.")
 
 
 def _write_pictures(folder: Path, pictures: np.ndarray) -> None:

@@ -73,16 +73,19 @@ class Builder:
     default.
     """
 
-    def __init__(self, rng: np.random.Generator):
+    def __init__(self, rng: np.random.Generator, periods: Sequence[float] = ()):
+        """`periods` of materials that exist already, to build more for a finished world: `world.atlas.period`."""
         self.rng = rng
         self.materials: list[Material] = []
+        self._periods = list(periods)
         self._parts: list[tuple] = []
         self._rotation, self._origin = np.eye(3), np.zeros(3)
 
     def material(self, material: Material) -> int:
         """Register a material; its number is what the solids take."""
         self.materials.append(material)
-        return len(self.materials) - 1
+        self._periods.append(material.period)
+        return len(self._periods) - 1
 
     @contextmanager
     def frame(self, x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> Iterator[None]:
@@ -169,7 +172,7 @@ class Builder:
         size = np.array([np.linalg.norm(edge_u), np.linalg.norm(edge_v)])
         uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
         if whole:
-            uv = np.array([[0, 1], [1, 1], [1, 0], [0, 0]]) * self.materials[material].period
+            uv = np.array([[0, 1], [1, 1], [1, 0], [0, 0]]) * self._periods[material]
         normal = _cross(edge_u, edge_v)
         normals = np.tile(normal / np.linalg.norm(normal), (4, 1))
         self._add(points, uv if whole else uv + self._shift(), normals, np.array([[0, 1, 2], [0, 2, 3]]),

@@ -22,7 +22,7 @@ def build_street(b: Builder, p: Palette) -> tuple[Lighting, str, Drive, list[Veh
     """A street into `b`; its light, weather, the drive through it, and its vehicles, which `b` does not hold."""
     rng = b.rng
     bend = 0.0 if rng.random() < 0.35 else rng.choice([-1, 1]) / rng.uniform(130, 400)
-    road = Road(bend, rng.uniform(3.0, 3.5), rng.uniform(2.1, 2.4), rng.uniform(1.9, 3.2))
+    road = Road(bend, rng.uniform(3.2, 3.6), rng.uniform(2.2, 2.5), rng.uniform(1.9, 3.2))
     crossing = rng.uniform(18, 40)
     _ground(b, p, road)
     _markings(b, p, road, crossing)
@@ -37,8 +37,8 @@ def build_street(b: Builder, p: Palette) -> tuple[Lighting, str, Drive, list[Veh
 
 
 def _sun(rng: np.random.Generator) -> float:
-    """Mostly from a side and in front or behind, so that it gets between the houses."""
-    return rng.choice([0, np.pi]) + rng.uniform(-0.6, 0.6)
+    """From in front or behind and a little aside, so that it gets between the houses and shadows show."""
+    return rng.choice([0, np.pi]) + rng.choice([-1, 1]) * rng.uniform(0.25, 0.85)
 
 
 def _stations(road: Road, step: float = 4.0) -> np.ndarray:
@@ -164,7 +164,7 @@ def _pavement_things(b: Builder, p: Palette, road: Road, side: int, crossing: fl
         x, y, heading = road.place(along, side * (road.kerb + 0.45))
         with b.frame(x, y, KERB, heading + (np.pi / 2 if side < 0 else -np.pi / 2)):
             if trees and number % 2 and abs(along - crossing) > 5:
-                furniture.tree(b, p, rng.uniform(3.6, 5.5), rings=8)
+                furniture.tree(b, p, rng.uniform(5.2, 6.5), rings=8)
             else:
                 furniture.lamp_post(b, p, tall, arm=0.9)
         x, y, heading = road.place(along + rng.uniform(2, spacing - 2), side * (road.kerb + 0.5))
@@ -205,23 +205,25 @@ def _vehicles(b: Builder, p: Palette, road: Road, drive: Drive, crossing: float)
     """Parked ones at both sides, and one or two that move: one ahead in our lane, one that comes toward us."""
     rng, vehicles = b.rng, []
 
-    def add(kind: str, track: Track) -> None:
+    def add(start: float, aside: float | None, speed: float = 0.0, turned: bool = False, side: int = 0) -> None:
+        """At `aside`, or parked at the kerb of a side."""
+        kind = _kind(rng)
         mesh, size = build_vehicle(b, p, kind)
-        vehicles.append(Vehicle(f"{kind}-{len(vehicles)}", kind, size, mesh, track))
+        if aside is None:
+            aside = side * (road.kerb - size[1] / 2 - rng.uniform(0.04, 0.15))
+        vehicles.append(Vehicle(f"{kind}-{len(vehicles)}", kind, size, mesh, Track(start, aside, speed, turned)))
 
     which = str(rng.choice(["ahead", "oncoming", "both"], p=[0.25, 0.35, 0.4]))
     if which != "oncoming":
-        add(_kind(rng), Track(rng.uniform(13, 26), drive.aside + rng.uniform(-0.1, 0.1), drive.speed * rng.uniform(0.95, 1.15)))
+        add(rng.uniform(13, 26), drive.aside + rng.uniform(-0.1, 0.1), drive.speed * rng.uniform(0.95, 1.15))
     if which != "ahead":
-        add(_kind(rng), Track(rng.uniform(40, 75), road.lane / 2, -rng.uniform(5, 11), turned=True))
+        add(rng.uniform(40, 75), road.lane / 2, -rng.uniform(5, 11), turned=True)
     full = rng.uniform(0.35, 0.8)
     for side in (-1, 1):
-        for along in np.arange(road.first + 3, road.last - 3, 7.4):
-            kind = _kind(rng)
-            if rng.random() < full and abs(along - crossing) > 6.5:
+        for along in np.arange(road.first + 4, road.last - 4, 8.0):
+            if rng.random() < full and abs(along - crossing) > 6.8:
                 backward = (side > 0) != (rng.random() < 0.1)
-                add(kind, Track(along + rng.uniform(-0.5, 0.5), side * (road.lane + road.bay / 2 + rng.uniform(-0.1, 0.12)),
-                                turned=bool(backward)))
+                add(along + rng.uniform(-0.1, 0.1), None, turned=bool(backward), side=side)
     return vehicles
 
 

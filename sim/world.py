@@ -36,7 +36,7 @@ class World:
     """Geometry, surfaces, light, and the way that its pictures are taken on.
 
     `mesh` holds all but the vehicles; `models` holds a mesh for each actor's name, in the actor's frame, and may be
-    given more (`cars.build_vehicle` with the world's `palette` makes some). `lit_by` says in words what the light is.
+    given more: `cars.build_vehicle(Builder(rng, world.atlas.period), world.palette, kind)` makes some. `lit_by` says in words what the light is.
     """
 
     kind: Kind

@@ -15,7 +15,10 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.sim.sample import check_size, make_world, write_scene
 from chopgrad_ns.sim.world import KINDS, RECIPE, Kind
 
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -72,8 +75,11 @@ def make_worlds(folder: Path, wanted: Sequence[Order], workers: int = 1,
 
     `workers` processes of one thread make a scene each at a time. A scene's folder appears when it is complete; killed
     at any moment, the same call makes those that are missing. `report(done, all, note)` is called after each. Raises
-    UserError where other things have the scenes' names, before anything is made, or where a scene cannot be written.
+    UserError where other things have the scenes' names or sizes are too small, before anything is made, or where a scene
+    cannot be written.
     """
+    for order in wanted:
+        check_size(folder / order.name, order.frames, order.width, order.height)
     missing = [order for order in wanted if not order.made(folder / order.name)]
     done = len(wanted) - len(missing)
     if not missing:
@@ -99,8 +105,6 @@ def make_worlds(folder: Path, wanted: Sequence[Order], workers: int = 1,
 
 
 def _make(path: Path, order: Order) -> None:
-    from chopgrad_ns.sim.sample import make_world, write_scene
-
     world = make_world(order.kind, order.seed, order.exposure_change)
     write_scene(path, world, order.frames, order.width, order.height)
 
@@ -109,8 +113,6 @@ def _begin() -> None:
     """In each worker: one thread; an interruption is the parent's matter; a killed parent leaves no workers behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
-
     torch.set_num_threads(1)
 
 
