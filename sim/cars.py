@@ -94,8 +94,8 @@ def _axle(b: Builder, p: Palette, x: float, width: float, radius: float) -> None
         b.rod((x, inner, radius), (x, outer + 0.02 * side, radius), radius, p.rubber, (1.2,) * 3, sides=18)
         b.rod((x, inner, radius), (x, outer + 0.03 * side, radius), 0.62 * radius, p.chrome, (rim,) * 3, sides=12)
         for angle in np.arange(5) * 2 * np.pi / 5:
-            at = np.array([x + 0.38 * radius * np.cos(angle), outer + 0.032 * side, radius + 0.38 * radius * np.sin(angle)])
-            b.rod(at, at + [0, 0.004 * side, 0], 0.11 * radius, p.rubber, (0.6,) * 3, sides=6)
+            at = [x + 0.38 * radius * np.cos(angle), outer + 0.032 * side, radius * (1 + 0.38 * np.sin(angle))]
+            b.rod(at, np.add(at, [0, 0.004 * side, 0]), 0.11 * radius, p.rubber, (0.6,) * 3, sides=6)
 
 
 def _lights(b: Builder, p: Palette, front: float, rear: float, width: float, low: float, high: float) -> None:
@@ -108,7 +108,8 @@ def _lights(b: Builder, p: Palette, front: float, rear: float, width: float, low
     for x, turn in ((front + 0.012, 1), (rear - 0.012, -1)):
         z = low - 0.22 if turn > 0 else low - 0.1
         b.box((x, 0, z), (0.02, 0.5, 0.11), p.paint, (1, 1, 0.9))
-        b.sheet((x + 0.012 * turn, -0.24 * turn, z - 0.05), (0, 0.48 * turn, 0), (0, 0, 0.1), p.page, (1, 1, 0.9), whole=True)
+        b.sheet((x + 0.012 * turn, -0.24 * turn, z - 0.05), (0, 0.48 * turn, 0), (0, 0, 0.1), p.page, (1, 1, 0.9),
+                whole=True)
 
 
 def _van(b: Builder, p: Palette) -> None:
@@ -124,7 +125,9 @@ def _van(b: Builder, p: Palette) -> None:
     off = 0.03 * np.array([np.cos(slope), 0, np.sin(slope)])
     wide = np.array([0, width - 0.3, 0])
     b.sheet(low + off - wide / 2, wide, high - low, p.glass, (0.6, 0.65, 0.7))
-    windows = [(front - 2.35, 0.85)] + ([(x, 1.0) for x in np.arange(front - 3.5, rear + 0.4, -1.15)] if rng.random() < 0.4 else [])
+    windows = [(front - 2.35, 0.85)]
+    if rng.random() < 0.4:
+        windows += [(x, 1.0) for x in np.arange(front - 3.5, rear + 0.4, -1.15)]
     for x, long in windows:
         b.box((x, 0, 1.45), (long, width - 0.03, 0.5), p.glass, (0.6, 0.65, 0.7))
     b.box((rear, 0, 1.5), (0.03, width - 0.5, 0.5), p.glass, (0.6, 0.65, 0.7))
@@ -166,5 +169,6 @@ def _truck(b: Builder, p: Palette) -> None:
         _axle(b, p, x, width, 0.42)
     _lights(b, p, front, rear, width - 0.1, 0.8, 0.75)
     for side in (-1, 1):
-        b.rod((front - 0.5, side * (width / 2 - 0.1), 1.9), (front - 0.4, side * (width / 2 + 0.02), 1.95), 0.02, p.rubber)
-        b.box((front - 0.4, side * (width / 2 + 0.02), 1.75), (0.06, 0.16, 0.4), p.rubber, (1, 1, 1))
+        mirror = side * (width / 2 + 0.02)
+        b.rod((front - 0.5, mirror - 0.12 * side, 1.9), (front - 0.4, mirror, 1.95), 0.02, p.rubber)
+        b.box((front - 0.4, mirror, 1.75), (0.06, 0.16, 0.4), p.rubber, (1, 1, 1))

@@ -85,7 +85,8 @@ def _monument(b: Builder, p: Palette, lawn: int) -> None:
         for angle in b.rng.uniform(0, 2 * np.pi, 5):
             place = 0.7 * radius * np.array([np.cos(angle), np.sin(angle), 0])
             for lean in b.rng.normal(0, 0.15, (4, 2)):
-                b.rod(place + [0, 0, 0.3], place + [*lean, b.rng.uniform(0.6, 1.2)], 0.012, p.leaf, end_radius=0.004, sides=5)
+                tip = place + [*lean, b.rng.uniform(0.6, 1.2)]
+                b.rod(place + [0, 0, 0.3], tip, 0.012, p.leaf, end_radius=0.004, sides=5)
     else:
         b.box((0, 0, 0.55), (0.8, 0.8, 0.5), p.stone)
         z = 0.8

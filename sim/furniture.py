@@ -147,7 +147,7 @@ def window(b: Builder, p: Palette, width: float, height: float) -> None:
 
 
 def small_thing(b: Builder, p: Palette, size: float) -> None:
-    """A cup, ball, box, book pile, vase, cone, candlestick, bottle, cube of wire or a mirror ball, about `size` wide."""
+    """A cup, ball, box, book pile, vase, cone, candlestick, bottle, wire cube or mirror ball, about `size` wide."""
     material = int(b.rng.choice([p.paint, p.picture, p.fabric, p.stone, p.wood, p.page, p.dark, p.coat]))
     make = [_cup, _ball, _box, _books, _vase, _cone, _candlestick, _bottle, _wire_cube, _mirror_ball]
     make[int(b.rng.integers(len(make)))](b, p, size, material, colorful(b.rng))

@@ -36,10 +36,12 @@ def wall(b: Builder, length: float, height: float, surface: int, opening: Openin
         return
     x, sill, wide, tall = opening
     left, right, top = x - wide / 2, x + wide / 2, sill + tall
-    for edges in ((-half, left, 0, height), (right, half, 0, height), (left, right, 0, sill), (left, right, top, height)):
-        part(*edges)
-    for corner, edge in (((left, 0, sill), (0, 0, tall)), ((right, 0, sill), (0, 0, tall)), ((left, 0, top), (wide, 0, 0)),
-                         ((left, 0, sill), (wide, 0, 0))):
+    part(-half, left, 0, height)
+    part(right, half, 0, height)
+    part(left, right, 0, sill)
+    part(left, right, top, height)
+    for corner, edge in (((left, 0, sill), (0, 0, tall)), ((right, 0, sill), (0, 0, tall)),
+                         ((left, 0, top), (wide, 0, 0)), ((left, 0, sill), (wide, 0, 0))):
         b.sheet(corner, edge, deep, surface, tint * 0.9)
 
 
@@ -54,9 +56,10 @@ def open_window(b: Builder, p: Palette, opening: Opening, cloth: int | None) -> 
             b.box((0, 0, z), (wide, 0.06, 0.05), p.wood, tint)
         b.box((0, -0.16, -0.03), (wide + 0.2, 0.3, 0.05), p.stone)
     if cloth is not None:
-        b.rod((x - wide / 2 - 0.4, -0.1, sill + tall + 0.12), (x + wide / 2 + 0.4, -0.1, sill + tall + 0.12), 0.015, p.metal)
+        rail = sill + tall + 0.12
+        b.rod((x - wide / 2 - 0.4, -0.1, rail), (x + wide / 2 + 0.4, -0.1, rail), 0.015, p.metal)
         for side in (-1, 1):
-            with b.frame(x + side * (wide / 2 + 0.15), 0, sill + tall + 0.12):
+            with b.frame(x + side * (wide / 2 + 0.15), 0, rail):
                 furniture.curtain(b, p, 0.45, sill + tall, cloth)
 
 
@@ -81,9 +84,16 @@ def lamp_color(rng: np.random.Generator) -> np.ndarray:
     return np.array([1.06, 1.0, 0.92]) * 2 ** (rng.uniform(-0.25, 0.45) * np.array([0.5, 0, -1.0]))
 
 
-def strolls(rng: np.random.Generator, reach: tuple[float, float], height: tuple[float, float], look: tuple[float, float],
-            spread: float, sweep: tuple[float, float], sway: float = 0.06) -> Iterator[Stroll]:
-    """Ways round or past the middle, at a distance within `reach`, one after the other without end."""
+Range = tuple[float, float]
+
+
+def strolls(rng: np.random.Generator, reach: Range, height: Range, look: Range, spread: float, sweep: Range,
+            sway: float = 0.06) -> Iterator[Stroll]:
+    """Ways round or past the middle, at a distance within `reach`, one after the other without end.
+
+    Eyes are within `height`; the gaze goes to places within `spread` of the middle and at heights within `look`, all in
+    metres; `sweep` is how far round, in radians.
+    """
     while True:
         looks = tuple(np.array([*rng.uniform(-spread, spread, 2), z]) for z in rng.uniform(*look, 2))
         heights = tuple(rng.uniform(*height, 2))
@@ -278,10 +288,10 @@ def build_objects(b: Builder, p: Palette) -> tuple[Lighting, str, Iterator[Strol
     """Many small things in a small gallery; its light, what lights it, and ways round them."""
     rng, side, high = b.rng, b.rng.uniform(4.4, 5.4), b.rng.uniform(2.4, 2.9)
     shiny = rng.random() < 0.4
-    ground = material(b, str(rng.choice(["wood", "tiles", "fabric", "painting", "plaster"])), shades(rng, 0.5, 0.35, 0.85),
-                      rng.uniform(0.7, 1.2), gloss=0.3 * shiny, mirror=0.07 * shiny)
-    surface = material(b, str(rng.choice(["wallpaper", "bricks", "painting", "plaster"], p=[0.3, 0.25, 0.2, 0.25])), shades(rng, 0.4, 0.4, 0.85),
-                       rng.uniform(1.0, 1.6))
+    ground = material(b, str(rng.choice(["wood", "tiles", "fabric", "painting", "plaster"])),
+                      shades(rng, 0.5, 0.35, 0.85), rng.uniform(0.7, 1.2), gloss=0.3 * shiny, mirror=0.07 * shiny)
+    surface = material(b, str(rng.choice(["wallpaper", "bricks", "painting", "plaster"], p=[0.3, 0.25, 0.2, 0.25])),
+                       shades(rng, 0.4, 0.4, 0.85), rng.uniform(1.0, 1.6))
     b.sheet((-side / 2, -side / 2, 0), (side, 0, 0), (0, side, 0), ground)
     b.sheet((-side / 2, -side / 2, high), (0, side, 0), (side, 0, 0), p.stone)
     for x, y, yaw, length in wall_frames(side, side):
@@ -291,14 +301,15 @@ def build_objects(b: Builder, p: Palette) -> tuple[Lighting, str, Iterator[Strol
     layout = int(rng.integers(3))
     lift = rng.uniform(0.25, 0.5) if rng.random() < 0.35 else 0.0
     if lift:  # on a low round stage
-        b.rod((0, 0, 0), (0, 0, lift), 1.0, int(rng.choice([p.wood, p.stone, p.dark])), rng.uniform(0.6, 1.0, 3), sides=40)
+        b.rod((0, 0, 0), (0, 0, lift), 1.0, int(rng.choice([p.wood, p.stone, p.dark])), rng.uniform(0.6, 1.0, 3),
+              sides=40)
     places = [_rings, _grid, _heap][layout](rng)
     for x, y, size in places:
         with b.frame(x, y, lift, rng.uniform(0, 6)):
             furniture.small_thing(b, p, size)
     with b.frame(-0.6, 0.0, lift, rng.uniform(0, np.pi)):
-        [lambda: furniture.railing(b, p, 1.2, 0.4), lambda: outdoors.wire(b, p, (0, 0, 0.7), (1.3, 0, 0.55), 0.2, 0.006),
-         lambda: None][int(rng.integers(3))]()
+        [lambda: furniture.railing(b, p, 1.2, 0.4), lambda: None,
+         lambda: outdoors.wire(b, p, (0, 0, 0.7), (1.3, 0, 0.55), 0.2, 0.006)][int(rng.integers(3))]()
     lamps = []
     for strength in (1.0,) if rng.random() < 0.55 else (0.75, 0.5):
         place = np.array([*rng.uniform(-1.4, 1.4, 2), rng.uniform(1.8, high - 0.2)])
@@ -317,7 +328,8 @@ def _rings(rng: np.random.Generator) -> list[tuple[float, float, float]]:
     for ring, count in ((0.0, 1), (0.36, int(rng.integers(4, 6))), (0.74, int(rng.integers(6, 10)))):
         for index in range(count):
             angle = 2 * np.pi * (index + rng.uniform(-0.2, 0.2)) / count
-            places.append((ring * np.cos(angle), ring * np.sin(angle), rng.uniform(0.16, 0.3) * (1.5 if ring == 0 else 1)))
+            size = rng.uniform(0.16, 0.3) * (1.0 if ring else 1.5)
+            places.append((ring * np.cos(angle), ring * np.sin(angle), size))
     return places
 
 

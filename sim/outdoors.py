@@ -92,7 +92,8 @@ def bicycle(b: Builder, p: Palette) -> None:
 
 def sign(b: Builder, p: Palette) -> None:
     """A traffic sign on a pole, facing −x: a disc, a triangle, or a name plate."""
-    tall, choice, color = b.rng.uniform(2.1, 2.5), int(b.rng.integers(3)), np.array([[0.85, 0.1, 0.1], [0.1, 0.25, 0.8]])
+    tall, choice = b.rng.uniform(2.1, 2.5), int(b.rng.integers(3))
+    color = np.array([[0.85, 0.1, 0.1], [0.1, 0.25, 0.8]])
     b.rod((0, 0, 0), (0, 0, tall + 0.3), 0.03, p.metal, (0.7, 0.7, 0.72), sides=8)
     main, inner = color[int(b.rng.integers(2))], (1.0, 1.0, 1.0)
     if choice < 2:

@@ -66,7 +66,7 @@ class Raycaster:
         self._threads = torch.get_num_threads()
         still = [k for k, actor in enumerate(actors) if not _changes(actor)]
         self._moving = [k for k in range(len(actors)) if k not in still]
-        meshes = [world.mesh, *(world.models[actors[k].name].posed(actors[k].world_from_actor[0].numpy()) for k in still)]
+        meshes = [world.mesh, *(self._posed_mesh(k, 0) for k in still)]
         self._scene = self._scene_of(Mesh.cat(meshes).corners)
         self._still_faces = sum(map(len, meshes))
         moving = [world.models[actors[k].name] for k in self._moving]
@@ -100,13 +100,17 @@ class Raycaster:
         for k in self._moving:
             actor, model = self.actors[k], self.world.models[self.actors[k].name]
             if actor.present[index]:
-                posed = model.posed(actor.world_from_actor[index].numpy())
+                posed = self._posed_mesh(k, index)
                 self._mesh.normals[start:start + len(model)] = posed.normals
                 corners.append(posed.corners)
                 faces.append(np.arange(start, start + len(model)))
             start += len(model)
         self._moving_scene = self._scene_of(np.concatenate(corners)) if corners else None
         self._moving_faces = np.concatenate(faces) if faces else np.zeros(0, np.int64)
+
+    def _posed_mesh(self, k: int, index: int) -> Mesh:
+        actor = self.actors[k]
+        return self.world.models[actor.name].posed(actor.world_from_actor[index].numpy())
 
     def cast(self, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "n 3"]) -> dict[str, Tensor]:
         """Where rays from one place go: `t_hit` [N] in lengths of `directions`, inf in the sky; `face` [N] and `at`
@@ -202,7 +206,8 @@ class Raycaster:
             self._reflect(colors, start, directions, normals, facing, travelled, atlas.mirror[material], focal, corner)
         return colors
 
-    def _reflect(self, colors, start, directions, normals, facing, travelled, mirror, focal: float, corner: int) -> None:
+    def _reflect(self, colors, start, directions, normals, facing, travelled, mirror, focal: float,
+                 corner: int) -> None:
         """Mix into `colors` what shiny surfaces mirror: a share by Schlick's approximation of Fresnel's law (Schlick,
         An Inexpensive BRDF Model for Physically-based Rendering, 1994).
         """
@@ -261,7 +266,8 @@ def render(world: World, cameras: Cameras, actors: Sequence[Actor],
     if wrong:
         raise ValueError(f"{len(cameras)} cameras, but actors of other numbers of frames ({', '.join(wrong)})")
     caster = Raycaster(world, actors)
-    shots = [caster.frame(cameras[index], index, 1.0 if gains is None else gains[index]) for index in range(len(cameras))]
+    gains = np.ones((len(cameras), 3)) if gains is None else gains
+    shots = [caster.frame(cameras[index], index, gains[index]) for index in range(len(cameras))]
     pictures, depths, ids = (torch.from_numpy(np.stack(part)) for part in zip(*shots))
     return Rendering(pictures.permute(0, 3, 1, 2).contiguous(), depths[:, None].float(), ids[:, None])
 

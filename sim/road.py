@@ -63,11 +63,16 @@ class Track:
     speed: float = 0.0
     turned: bool = False
 
+    def along(self, frames: int) -> Float[np.ndarray, "t"]:
+        """Metres along the middle line in each frame."""
+        return self.start + self.speed * np.arange(frames) / FRAME_RATE
+
     def poses(self, road: Road, frames: int, height: float) -> Float[np.ndarray, "t 4 4"]:
         """World from vehicle in each frame, its centre at `height` metres."""
-        x, y, heading = road.place(self.start + self.speed * np.arange(frames) / FRAME_RATE, self.aside).T
+        x, y, heading = road.place(self.along(frames), self.aside).T
         yaw = heading + np.pi * self.turned
         poses = np.tile(np.eye(4), (frames, 1, 1))
-        poses[:, 0, 0], poses[:, 0, 1], poses[:, 1, 0], poses[:, 1, 1] = np.cos(yaw), -np.sin(yaw), np.sin(yaw), np.cos(yaw)
+        poses[:, 0, 0], poses[:, 0, 1] = np.cos(yaw), -np.sin(yaw)
+        poses[:, 1, 0], poses[:, 1, 1] = np.sin(yaw), np.cos(yaw)
         poses[:, 0, 3], poses[:, 1, 3], poses[:, 2, 3] = x, y, height
         return poses

@@ -83,7 +83,8 @@ def sample_clip(kind: Kind, seed: int = 0, frames: int = 40, width: int = 192, h
 
 def photograph(world: World, frames: int = 40, width: int = 192, height: int = 128) -> Sample:
     """Go through a world with a camera."""
-    cameras, actors, gains = trajectory(world, frames, width, height), world.actors(frames), world.exposure.gains(frames)
+    cameras, actors = trajectory(world, frames, width, height), world.actors(frames)
+    gains = world.exposure.gains(frames)
     pictures, depth, ids = render(world, cameras, actors, gains)
     sample = Sample(pictures, cameras, depth, *[torch.zeros(0, 3)] * 2, actors, ids if actors else None,
                     torch.from_numpy(gains))
@@ -151,6 +152,9 @@ def write_scene(path: Path, world: World, frames: int = 40, width: int = 192, he
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is not an empty folder; name a new one.")
     check_size(path, frames, width, height)
+    if frames > world.walk.longest:
+        raise UserError(f"The way through {world.kind} {world.seed} for {path} ends after {world.walk.longest} frames; "
+                        "ask for no more.")
     sample = photograph(world, frames, width, height)
     moving = sample.moving()
     with whole_folder(path) as folder:
@@ -184,8 +188,9 @@ def about(world: World, frames: int, width: int, height: int) -> dict:
     """What `world.json` says: how the scene was asked for, what its seed drew, and its licence."""
     lamps = [{"position": lamp.position.tolist(), "strength": lamp.strength.tolist(), "size": lamp.size,
               "half_strength_at": lamp.reach if np.isfinite(lamp.reach) else None} for lamp in world.lighting.lamps]
-    return {"kind": world.kind, "seed": world.seed, "frames": frames, "width": width, "height": height, "recipe": RECIPE,
-            "licence": LICENCE, "exposure": asdict(world.exposure), "gains": world.exposure.gains(frames).tolist(),
+    return {"kind": world.kind, "seed": world.seed, "frames": frames, "width": width, "height": height,
+            "recipe": RECIPE, "licence": LICENCE, "exposure": asdict(world.exposure),
+            "gains": world.exposure.gains(frames).tolist(),
             "lit_by": world.lit_by, "lamps": lamps, "ambient": world.lighting.ambient.tolist(),
             "walk": type(world.walk).__name__.lower(), "actors": len(world.vehicles)}
 

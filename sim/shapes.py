@@ -45,7 +45,7 @@ class Mesh:
 
 
 def _corners_of_faces() -> Float[np.ndarray, "6 4 3"]:
-    """Of a cube from −1 to 1: upright faces begin along their first axis, so that grain and bricks lie as they should."""
+    """Of a cube from −1 to 1; upright faces begin along their first axis: grain and bricks lie as they should."""
     faces = np.empty((6, 4, 3))
     for index, (axis, sign) in enumerate((axis, sign) for axis in range(3) for sign in (-1, 1)):
         along, across = {0: (1, 2), 1: (0, 2), 2: (0, 1)}[axis]
@@ -232,7 +232,7 @@ class Builder:
 
     @contextmanager
     def apart(self) -> Iterator[list[Mesh]]:
-        """What is built inside goes into a mesh of its own, put into the list that is yielded, in a frame of its own."""
+        """What is built inside goes into a mesh and a frame of its own; the mesh is put into the list yielded."""
         outer = self._parts, self._rotation, self._origin
         self._parts, self._rotation, self._origin = [], np.eye(3), np.zeros(3)
         made: list[Mesh] = []

@@ -84,10 +84,8 @@ def _markings(b: Builder, p: Palette, road: Road, crossing: float) -> None:
     middle = -road.lane / 2
     for start in (crossing - 10, crossing + 25):
         bar(start, start + 2.4, middle + 0.09, middle - 0.09)
-        tip = np.array([start + 2.4, start + 3.4])
-        left, right = (np.concatenate([road.line(tip[:1], middle + wide, MARK), road.line(tip[1:], middle + wide / 20, MARK)])
-                       for wide in (0.35, -0.35))
-        b.strip(left, right, p.paint, worn)
+        along, wide = np.array([start + 2.4, start + 3.4]), np.array([0.35, 0.02])
+        b.strip(road.line(along, middle + wide, MARK), road.line(along, middle - wide, MARK), p.paint, worn)
 
 
 def _buildings(b: Builder, p: Palette, road: Road, side: int) -> None:
@@ -132,9 +130,11 @@ def _building(b: Builder, p: Palette, length: float, height: float, wall: int, r
     if rng.random() < 0.6:
         rise = rng.uniform(1.5, 3)
         with b.frame(0, depth / 2, height, np.pi / 2):
-            b.prism([(-depth / 2 - 0.3, 0), (0, rise), (depth / 2 + 0.3, 0)], length + 0.1, roof, rng.uniform(0.8, 1.1, 3))
+            gable = [(-depth / 2 - 0.3, 0), (0, rise), (depth / 2 + 0.3, 0)]
+            b.prism(gable, length + 0.1, roof, rng.uniform(0.8, 1.1, 3))
         b.box((rng.uniform(-0.3, 0.3) * length, depth / 2 - 1, height + rise * 0.7), (0.6, 0.6, 1.6), wall, tint * 0.8)
-    b.rod((length / 2 - 0.15, -0.09, 0), (length / 2 - 0.15, -0.09, height - 0.2), 0.05, p.metal, (0.5, 0.5, 0.52), sides=6)
+    x = length / 2 - 0.15  # a drainpipe
+    b.rod((x, -0.09, 0), (x, -0.09, height - 0.2), 0.05, p.metal, (0.5, 0.5, 0.52), sides=6)
 
 
 def _rows(b: Builder, p: Palette, length: float, height: float) -> None:

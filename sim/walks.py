@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +14,9 @@ Eyes = Float[np.ndarray, "t 3"]
 
 
 class Walk(Protocol):
-    """Where the camera is and looks."""
+    """Where the camera is and looks; `longest` is the number of frames that there is way for."""
+
+    longest: int
 
     def at(self, frames: int) -> tuple[Eyes, Eyes]:
         """Eyes in metres, and directions of any length that they look in, [T, 3] both."""
@@ -34,6 +36,7 @@ class Stroll:
     bob: float = 0.02
     phase: float = 0.0
     pauses: int = 0
+    longest: ClassVar[int] = 10**6
 
     def at(self, frames: int) -> tuple[Eyes, Eyes]:
         t = np.linspace(0, 1, frames)
@@ -86,6 +89,11 @@ class Drive:
     height: float = 1.5
     phase: float = 0.0
     pitch: float = -0.03
+
+    @property
+    def longest(self) -> int:
+        """Frames until the street ends."""
+        return int((self.road.last - 15) / self.speed * FRAME_RATE)
 
     def at(self, frames: int) -> tuple[Eyes, Eyes]:
         time = np.arange(frames) / FRAME_RATE

@@ -36,7 +36,8 @@ class World:
     """Geometry, surfaces, light, and the way that its pictures are taken on.
 
     `mesh` holds all but the vehicles; `models` holds a mesh for each actor's name, in the actor's frame, and may be
-    given more: `cars.build_vehicle(Builder(rng, world.atlas.period), world.palette, kind)` makes some. `lit_by` says in words what the light is.
+    given more: `cars.build_vehicle(Builder(rng, world.atlas.period), world.palette, kind)` makes some.
+    `lit_by` says in words what the light is.
     """
 
     kind: Kind
@@ -53,10 +54,16 @@ class World:
     models: dict[str, Mesh] = field(default_factory=dict)
 
     def actors(self, frames: int) -> list[Actor]:
-        """The world's own vehicles in `frames` frames, ten a second; first those that move."""
-        return [Actor(vehicle.name, vehicle.kind, torch.from_numpy(vehicle.size).float(),
-                      torch.from_numpy(vehicle.track.poses(self.road, frames, vehicle.size[2] / 2)).float(),
-                      torch.ones(frames, dtype=torch.bool)) for vehicle in self.vehicles]
+        """The world's own vehicles in `frames` frames, ten a second, first those that move; absent past the street's
+        ends.
+        """
+        return [self._actor(vehicle, frames) for vehicle in self.vehicles]
+
+    def _actor(self, vehicle: Vehicle, frames: int) -> Actor:
+        along = vehicle.track.along(frames)
+        return Actor(vehicle.name, vehicle.kind, torch.from_numpy(vehicle.size).float(),
+                     torch.from_numpy(vehicle.track.poses(self.road, frames, vehicle.size[2] / 2)).float(),
+                     torch.from_numpy((along > self.road.first) & (along < self.road.last)))
 
 
 def make_world(kind: Kind, seed: int, exposure_change: float | None = None) -> World:

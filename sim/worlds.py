@@ -49,7 +49,8 @@ class Order:
             exposure = found["exposure"]
             there = [found[key] for key in ("kind", "seed", "frames", "width", "height", "recipe")]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder} is in the way and is no sample world; move it, or name another folder.") from error
+            raise UserError(f"{folder} is in the way and is no sample world; move it, or name another "
+                            "folder.") from error
         same = there == [self.kind, self.seed, self.frames, self.width, self.height, RECIPE]
         wanted = None if self.exposure_change is None else {"kind": "scatter" if self.exposure_change else "constant",
                                                             "stops": self.exposure_change}
@@ -75,8 +76,8 @@ def make_worlds(folder: Path, wanted: Sequence[Order], workers: int = 1,
 
     `workers` processes of one thread make a scene each at a time. A scene's folder appears when it is complete; killed
     at any moment, the same call makes those that are missing. `report(done, all, note)` is called after each. Raises
-    UserError where other things have the scenes' names or sizes are too small, before anything is made, or where a scene
-    cannot be written.
+    UserError where other things have the scenes' names or sizes are too small, before anything is made, or where a
+    scene cannot be written.
     """
     for order in wanted:
         check_size(folder / order.name, order.frames, order.width, order.height)

@@ -12,17 +12,19 @@ import tyro
 
 def run(kind: Annotated[Literal["room", "courtyard", "objects", "street", "all"], tyro.conf.Positional],
         output: Annotated[Path, tyro.conf.Positional], seed: int = 0, frames: int = 40, width: int = 192,
-        height: int = 128, exposure_change: Optional[float] = None, scenes: Optional[int] = None, workers: int = 1) -> None:
+        height: int = 128, exposure_change: Optional[float] = None, scenes: Optional[int] = None,
+        workers: int = 1) -> None:
     """Make a sample world, or many.
 
     Args:
         kind: what to build; all takes the kinds in turn and needs --scenes
-        output: folder to write, which must not exist or be empty; with --scenes, folder of scenes, where finished ones are kept
+        output: folder to write; must not exist or be empty; with --scenes, folder of scenes, and finished ones are kept
         seed: each seed differs in layout, materials, light and exposure; the first one with --scenes
         frames: photos along the trajectory
         width: pixels
         height: pixels
-        exposure_change: stops by which single photos differ (standard deviation), 0 for none; drawn by the seed by default
+        exposure_change: stops by which single photos differ (standard deviation), 0 for none; by default the seed draws
+            a drift, jumps or none
         scenes: write so many scenes into OUTPUT/KIND-SEED, as far as they are not there
         workers: processes that make scenes side by side, with --scenes
     """

@@ -55,7 +55,7 @@ class Actor:
         return Actor(self.name, self.kind, self.size * scale, poses, self.present)
 
     def moves(self, tolerance: float = 0.01) -> bool:
-        """Whether a corner of its box is ever more than `tolerance` world units from where it was when first present."""
+        """Whether a corner of its box is ever more than `tolerance` world units from where it first was present."""
         poses = self.world_from_actor[self.present]
         signs = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5])] * 3).to(self.size)
         corners = (signs * self.size) @ poses[:, :3, :3].transpose(1, 2) + poses[:, None, :3, 3]
@@ -93,7 +93,8 @@ def read_actors(path: Path) -> list[Actor]:
 def _read_actor(item: object, where: str) -> Actor:
     try:
         size, poses = (torch.tensor(item[key], dtype=torch.float32) for key in ("size", "world_from_actor"))
-        actor = Actor(str(item["name"]), str(item["kind"]), size, poses, torch.tensor(item["present"], dtype=torch.bool))
+        present = torch.tensor(item["present"], dtype=torch.bool)
+        actor = Actor(str(item["name"]), str(item["kind"]), size, poses, present)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where} is incomplete or of wrong shape ({error!r}); give name, kind, size [3], "
                         "world_from_actor [T, 4, 4] and present [T].") from error
@@ -102,10 +103,11 @@ def _read_actor(item: object, where: str) -> Actor:
     there = poses[actor.present]
     rotation, bottom = there[:, :3, :3], torch.tensor([0.0, 0, 0, 1])
     rigid = (rotation @ rotation.transpose(1, 2) - torch.eye(3)).abs().amax(dim=(1, 2)) < 1e-3
-    rigid &= (torch.linalg.det(rotation) > 0) & (there[:, 3] == bottom).all(dim=1) & torch.isfinite(there).all(dim=(1, 2))
+    rigid &= (torch.linalg.det(rotation) > 0) & (there[:, 3] == bottom).all(dim=1)
+    rigid &= torch.isfinite(there).all(dim=(1, 2))
     if not rigid.all():
-        raise UserError(f"A pose of {where[0].lower() + where[1:]} ({actor.name}) is not a rigid motion; give rotations "
-                        "and finite places.")
+        raise UserError(f"A pose of {where[0].lower() + where[1:]} ({actor.name}) is not a rigid motion; give "
+                        "rotations and finite places.")
     return actor
 
 

@@ -12,6 +12,7 @@ from chopgrad_ns.data.actors import Actor, read_actors
 from chopgrad_ns.data.open3d_import import import_open3d
 from chopgrad_ns.data.references import lift, project
 from chopgrad_ns.data.scene import check_scene
+from chopgrad_ns.errors import UserError
 from chopgrad_ns.sim.cars import KINDS, build_vehicle
 from chopgrad_ns.sim.raycast import Raycaster, render
 from chopgrad_ns.sim.road import Road, Track
@@ -38,7 +39,8 @@ def shots(world):
 
 def in_box(actor: Actor, index: int, points: torch.Tensor) -> torch.Tensor:
     """Points [N, 3] in units of half the box, in its frame."""
-    local = torch.linalg.inv(actor.world_from_actor[index].double()) @ torch.cat([points, points[:, :1] * 0 + 1], 1).double().T
+    homogeneous = torch.cat([points, torch.ones_like(points[:, :1])], dim=1).double()
+    local = torch.linalg.inv(actor.world_from_actor[index].double()) @ homogeneous.T
     return (local[:3] / (actor.size.double()[:, None] / 2)).T
 
 
@@ -152,6 +154,18 @@ def test_roads_bend_by_their_curvature(bend):
     assert np.allclose(road.place(40.0, 0.0), [*expected, 40 * bend], atol=1e-3)
     left = road.place(40.0, 3.0)[:2] - road.place(40.0, 0.0)[:2]
     assert np.allclose(left, 3 * np.array([-np.sin(40 * bend), np.cos(40 * bend)]))
+
+
+def test_the_street_ends(world, tmp_path):
+    longest = world.walk.longest
+    assert longest >= 80 and world.walk.at(longest)[0][-1, 0] < world.road.last
+    with pytest.raises(UserError, match=f"ends after {longest} frames"):
+        write_scene(tmp_path / "street", world, frames=longest + 1, width=48, height=32)
+    ahead = world.actors(longest + 30)[0]
+    assert ahead.present[:40].all() and not ahead.present[-1], "it has left the street"
+    gone = Raycaster(world, [ahead])
+    gone.pose(longest + 29)
+    assert gone.cast(ahead.world_from_actor[-1, :3, 3].numpy() + [0, 0, 9], np.array([[0, 0, -1.0]]))["t_hit"][0] > 8.5
 
 
 def test_written_street_is_read_by_nerfstudio(world, tmp_path):

@@ -93,18 +93,22 @@ def test_depth_agrees_between_frames(photographed):
     """A surface seen in one frame is at its depth in another, or hidden behind something nearer; never in
     front.
     """
-    _, cameras, _, depth = photographed
+    world, cameras, _, depth = photographed
     for i, j in ((0, 1), (3, 4), (6, 4)):
         points = lift(cameras[i], depth[i])[depth[i].flatten() > 0]
         uv, z = (value[0] for value in project(points, cameras[j]))
         grid = (uv / torch.tensor([WIDTH, HEIGHT]) * 2 - 1)[None, None]
         inside = (grid[0, 0].abs() < 1).all(dim=1) & (z > 0)
-        there = torch.nn.functional.grid_sample(depth[j:j + 1], grid, mode="nearest",
-                                                align_corners=False)[0, 0, 0]
-        relative = ((z - there) / z)[inside & (there > 0)]
+        far = depth[j:j + 1].masked_fill(depth[j:j + 1] == 0, torch.inf)
+        around = -torch.nn.functional.max_pool2d(-far, 3, 1, 1)  # a pixel's centre may have missed an edge
+        there, nearest = (torch.nn.functional.grid_sample(value, grid, mode="nearest", align_corners=False)[0, 0, 0]
+                          for value in (far, around))
+        seen = inside & there.isfinite()
+        relative = ((z - there) / z)[seen]
         assert inside.float().mean() > 0.4
-        assert (relative.abs() < 0.02).float().mean() > 0.65
-        assert (relative < -0.05).float().mean() < 0.06, "only where a pixel's centre meets an edge"
+        # Along a street one pixel sees metres of the road.
+        assert (relative.abs() < (0.05 if world.kind == "street" else 0.02)).float().mean() > 0.65
+        assert (((z - nearest) / z)[seen] < -0.05).float().mean() < 0.01
 
 
 def test_shadows_are_where_lamps_are_hidden(photographed):
