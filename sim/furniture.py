@@ -91,13 +91,15 @@ def plant(b: Builder, p: Palette, height: float = 1.2) -> None:
                    p.leaf, bumps=0.1, rings=6)
 
 
-def tree(b: Builder, p: Palette, height: float, rings: int = 10) -> None:
-    b.rod((0, 0, 0), (0, 0, height * 0.6), 0.13, p.wood, (0.5, 0.42, 0.35), end_radius=0.07)
+def tree(b: Builder, p: Palette, height: float, rings: int = 10, crown: float = 0.6) -> None:
+    """Its branches end at the share `crown` of its height, or higher."""
+    thick = 0.04 * height
+    b.rod((0, 0, 0), (0, 0, height * 0.6), thick, p.wood, (0.5, 0.42, 0.35), end_radius=thick / 2)
     for _ in range(14):
-        tip = np.append(b.rng.normal(0, 0.2 * height, 2), height * b.rng.uniform(0.6, 1.0))
-        b.rod((0, 0, height * b.rng.uniform(0.35, 0.6)), tip, 0.04, p.wood, (0.5, 0.42, 0.35),
+        tip = np.append(b.rng.normal(0, 0.2 * height, 2), height * b.rng.uniform(crown, 1.0))
+        b.rod((0, 0, height * b.rng.uniform(crown - 0.25, 0.6)), tip, thick / 3, p.wood, (0.5, 0.42, 0.35),
               end_radius=0.015, sides=8)
-        b.ball(tip, b.rng.uniform(0.22, 0.5, 3), p.leaf, bumps=0.08, rings=rings)
+        b.ball(tip, b.rng.uniform(0.08, 0.16, 3) * height, p.leaf, bumps=0.08, rings=rings)
 
 
 def railing(b: Builder, p: Palette, length: float, height: float = 0.9) -> None:

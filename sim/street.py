@@ -164,7 +164,7 @@ def _pavement_things(b: Builder, p: Palette, road: Road, side: int, crossing: fl
         x, y, heading = road.place(along, side * (road.kerb + 0.45))
         with b.frame(x, y, KERB, heading + (np.pi / 2 if side < 0 else -np.pi / 2)):
             if trees and number % 2 and abs(along - crossing) > 5:
-                furniture.tree(b, p, rng.uniform(5.2, 6.5), rings=8)
+                furniture.tree(b, p, rng.uniform(5.2, 6.5), rings=8, crown=0.75)
             else:
                 furniture.lamp_post(b, p, tall, arm=0.9)
         x, y, heading = road.place(along + rng.uniform(2, spacing - 2), side * (road.kerb + 0.5))
