@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from chopgrad_ns.sim.palette import Palette, colorful
 from chopgrad_ns.sim.shapes import Builder
-
-
-@dataclass(frozen=True)
-class Palette:
-    """Numbers of the materials that furniture is made of."""
-
-    wood: int
-    metal: int
-    fabric: int
-    leaf: int
-    page: int
-    picture: int
-    poster: int
-    stone: int
-    paint: int
-
-
-def colorful(rng: np.random.Generator) -> np.ndarray:
-    """A tint of any hue, from pale to vivid."""
-    return 0.45 + rng.uniform(0.2, 1.0) * rng.dirichlet([0.9, 0.9, 0.9]) + rng.uniform(-0.2, 0.15)
 
 
 def table(b: Builder, p: Palette, length: float, width: float, height: float = 0.75) -> None:
@@ -112,13 +91,15 @@ def plant(b: Builder, p: Palette, height: float = 1.2) -> None:
                    p.leaf, bumps=0.1, rings=6)
 
 
-def tree(b: Builder, p: Palette, height: float) -> None:
-    b.rod((0, 0, 0), (0, 0, height * 0.6), 0.13, p.wood, (0.5, 0.42, 0.35), end_radius=0.07)
+def tree(b: Builder, p: Palette, height: float, rings: int = 10, crown: float = 0.6) -> None:
+    """Its branches end at the share `crown` of its height, or higher."""
+    thick = 0.04 * height
+    b.rod((0, 0, 0), (0, 0, height * 0.6), thick, p.wood, (0.5, 0.42, 0.35), end_radius=thick / 2)
     for _ in range(14):
-        tip = np.append(b.rng.normal(0, 0.2 * height, 2), height * b.rng.uniform(0.6, 1.0))
-        b.rod((0, 0, height * b.rng.uniform(0.35, 0.6)), tip, 0.04, p.wood, (0.5, 0.42, 0.35),
+        tip = np.append(b.rng.normal(0, 0.2 * height, 2), height * b.rng.uniform(crown, 1.0))
+        b.rod((0, 0, height * b.rng.uniform(crown - 0.25, 0.6)), tip, thick / 3, p.wood, (0.5, 0.42, 0.35),
               end_radius=0.015, sides=8)
-        b.ball(tip, b.rng.uniform(0.22, 0.5, 3), p.leaf, bumps=0.08, rings=10)
+        b.ball(tip, b.rng.uniform(0.08, 0.16, 3) * height, p.leaf, bumps=0.08, rings=rings)
 
 
 def railing(b: Builder, p: Palette, length: float, height: float = 0.9) -> None:
@@ -142,11 +123,12 @@ def bench(b: Builder, p: Palette) -> None:
         b.box((x, 0.24, 0.4), (0.05, 0.05, 0.8), p.metal)
 
 
-def lamp_post(b: Builder, p: Palette, height: float = 3.0) -> None:
+def lamp_post(b: Builder, p: Palette, height: float = 3.0, arm: float = 0.5) -> None:
+    """Its arm points toward +x."""
     b.rod((0, 0, 0), (0, 0, 0.25), 0.12, p.metal, (0.4, 0.4, 0.42), end_radius=0.06)
     b.rod((0, 0, 0), (0, 0, height), 0.035, p.metal, (0.35, 0.37, 0.4))
-    b.rod((0, 0, height - 0.25), (0.5, 0, height), 0.02, p.metal, (0.35, 0.37, 0.4))
-    b.ball((0.5, 0, height - 0.1), (0.13, 0.13, 0.13), p.paint, (1.3, 1.3, 1.2))
+    b.rod((0, 0, height - 0.25), (arm, 0, height), 0.02, p.metal, (0.35, 0.37, 0.4))
+    b.ball((arm, 0, height - 0.1), (0.13, 0.13, 0.13), p.paint, (1.3, 1.3, 1.2))
 
 
 def pillar(b: Builder, p: Palette, height: float, radius: float) -> None:
@@ -157,7 +139,7 @@ def pillar(b: Builder, p: Palette, height: float, radius: float) -> None:
 
 def window(b: Builder, p: Palette, width: float, height: float) -> None:
     """In a wall that faces −y, around (0, 0, 0): dark pane, thick frame, cross bars, sill."""
-    b.box((0, -0.01, 0), (width, 0.02, height), p.paint, b.rng.uniform(0.1, 0.3) * np.array([0.8, 0.95, 1.2]))
+    b.box((0, -0.01, 0), (width, 0.02, height), p.glass, b.rng.uniform(0.6, 1.5) * np.array([0.8, 0.95, 1.2]))
     frame = b.rng.uniform(0.6, 1.2, 3)
     for x in (-width / 2, 0, width / 2):
         b.box((x, -0.04, 0), (0.06, 0.09, height), p.wood, frame)
@@ -167,25 +149,115 @@ def window(b: Builder, p: Palette, width: float, height: float) -> None:
 
 
 def small_thing(b: Builder, p: Palette, size: float) -> None:
-    """One of a cup, a ball, a box, a book pile, a vase, a cone, a candlestick; about `size` wide."""
-    choice, tint = int(b.rng.integers(7)), colorful(b.rng)
-    material = int(b.rng.choice([p.paint, p.picture, p.fabric, p.stone, p.wood, p.page]))
-    if choice == 0:
-        b.rod((0, 0, 0), (0, 0, size), size * 0.35, material, tint, end_radius=size * 0.45)
-    elif choice == 1:
-        b.ball((0, 0, size * 0.5), (size * 0.5,) * 3, material, tint, rings=20)
-    elif choice == 2:
-        b.box((0, 0, size * 0.4), (size * 0.9, size * 0.7, size * 0.8), material, tint)
-    elif choice == 3:
-        for level in range(4):
-            with b.frame(0, 0, level * size * 0.2, b.rng.uniform(-0.4, 0.4)):
-                b.box((0, 0, size * 0.1), (size, size * 0.7, size * 0.19), p.page, colorful(b.rng))
-    elif choice == 4:
-        b.ball((0, 0, size * 0.45), (size * 0.4, size * 0.4, size * 0.45), material, tint, rings=18)
-        b.rod((0, 0, size * 0.75), (0, 0, size * 1.3), size * 0.16, material, tint, end_radius=size * 0.28)
-    elif choice == 5:
-        b.rod((0, 0, 0), (0, 0, size * 1.4), size * 0.5, material, tint, end_radius=size * 0.04, sides=28)
-    else:
-        b.rod((0, 0, 0), (0, 0, size * 0.08), size * 0.3, p.metal, tint)
-        b.rod((0, 0, 0), (0, 0, size * 1.6), size * 0.035, p.metal, tint)
-        b.ball((0, 0, size * 1.65), (size * 0.14,) * 3, p.paint, tint)
+    """A cup, ball, box, book pile, vase, cone, candlestick, bottle, wire cube or mirror ball, about `size` wide."""
+    material = int(b.rng.choice([p.paint, p.picture, p.fabric, p.stone, p.wood, p.page, p.dark, p.coat]))
+    make = [_cup, _ball, _box, _books, _vase, _cone, _candlestick, _bottle, _wire_cube, _mirror_ball]
+    make[int(b.rng.integers(len(make)))](b, p, size, material, colorful(b.rng))
+
+
+def _cup(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    b.rod((0, 0, 0), (0, 0, size), size * 0.35, material, tint, end_radius=size * 0.45)
+
+
+def _ball(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    b.ball((0, 0, size * 0.5), (size * 0.5,) * 3, material, tint, rings=20)
+
+
+def _box(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    b.box((0, 0, size * 0.4), (size * 0.9, size * 0.7, size * 0.8), material, tint)
+
+
+def _books(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    for level in range(int(b.rng.integers(2, 6))):
+        with b.frame(0, 0, level * size * 0.2, b.rng.uniform(-0.4, 0.4)):
+            b.box((0, 0, size * 0.1), (size, size * 0.7, size * 0.19), p.page, colorful(b.rng))
+
+
+def _vase(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    b.ball((0, 0, size * 0.45), (size * 0.4, size * 0.4, size * 0.45), material, tint, rings=18)
+    b.rod((0, 0, size * 0.75), (0, 0, size * 1.3), size * 0.16, material, tint, end_radius=size * 0.28)
+
+
+def _cone(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    b.rod((0, 0, 0), (0, 0, size * 1.4), size * 0.5, material, tint, end_radius=size * 0.04, sides=28)
+
+
+def _candlestick(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    b.rod((0, 0, 0), (0, 0, size * 0.08), size * 0.3, p.metal, tint)
+    b.rod((0, 0, 0), (0, 0, size * 1.6), size * 0.035, p.metal, tint)
+    b.ball((0, 0, size * 1.65), (size * 0.14,) * 3, p.paint, tint)
+
+
+def _bottle(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    b.rod((0, 0, 0), (0, 0, size), size * 0.22, p.glass, tint * 1.5, sides=24)
+    b.rod((0, 0, size), (0, 0, size * 1.25), size * 0.22, p.glass, tint * 1.5, end_radius=size * 0.08, sides=24)
+    b.rod((0, 0, size * 1.25), (0, 0, size * 1.6), size * 0.08, p.glass, tint * 1.5)
+    b.rod((0, 0, size * 0.3), (0, 0, size * 0.75), size * 0.225, p.page, (1, 1, 0.95), sides=24)
+
+
+def _wire_cube(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    corners = size * (np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0.02, 1.02)]))
+    for i, one in enumerate(corners):
+        for other in corners[i + 1:]:
+            if np.sum(np.abs(one - other) > 1e-6) == 1:
+                b.rod(one, other, size * 0.02, p.metal, tint * 0.8, sides=6)
+
+
+def _mirror_ball(b: Builder, p: Palette, size: float, material: int, tint: np.ndarray) -> None:
+    b.rod((0, 0, 0), (0, 0, size * 0.12), size * 0.3, p.rubber, (1, 1, 1))
+    b.ball((0, 0, size * 0.55), (size * 0.45,) * 3, p.chrome, (1, 1, 1), rings=22)
+
+
+def sofa(b: Builder, p: Palette, length: float, cloth: int) -> None:
+    """Along x, its back toward +y."""
+    tint, feet = colorful(b.rng), 0.12
+    b.box((0, 0, feet + 0.14), (length, 0.85, 0.28), cloth, tint * 0.9)
+    b.box((0, 0.34, 0.55), (length, 0.2, 0.55), cloth, tint)
+    for x in (-1, 1):
+        b.box((x * (length / 2 - 0.09), 0, 0.42), (0.18, 0.85, 0.36), cloth, tint * 0.95)
+        for y in (-0.35, 0.35):
+            b.rod((x * (length / 2 - 0.1), y, 0), (x * (length / 2 - 0.1), y, feet), 0.02, p.metal, sides=8)
+    count = max(int(length / 0.7), 1)
+    for x in (np.arange(count) - (count - 1) / 2) * (length - 0.4) / count:
+        b.box((x, -0.06, 0.46), ((length - 0.42) / count, 0.66, 0.13), cloth, tint * b.rng.uniform(0.85, 1.1))
+    with b.frame(b.rng.uniform(-0.3, 0.3) * length, 0.15, 0.55, b.rng.uniform(-0.5, 0.5)):
+        b.taper((0, 0, 0), (0.42, 0.1), (0.36, 0.08), 0.38, p.fabric, colorful(b.rng), (0, 0.12), bend=0.5)
+
+
+def screen(b: Builder, p: Palette, width: float) -> None:
+    """A switched-off screen that faces −y, on a foot."""
+    height = width * 0.57
+    b.box((0, 0, 0.01), (0.4 * width, 0.2, 0.02), p.rubber, (1, 1, 1))
+    b.rod((0, 0.02, 0), (0, 0.02, 0.12), 0.02, p.rubber, (1, 1, 1))
+    b.box((0, 0, 0.1 + height / 2), (width, 0.04, height), p.rubber, (1, 1, 1))
+    b.sheet((-width / 2 + 0.015, -0.022, 0.115), (width - 0.03, 0, 0), (0, 0, height - 0.03), p.glass, (0.5, 0.5, 0.5))
+
+
+def bed(b: Builder, p: Palette, cloth: int) -> None:
+    """Its head toward +y."""
+    width, tint = b.rng.uniform(1.0, 1.5), colorful(b.rng)
+    b.box((0, 0, 0.2), (width, 2.0, 0.25), p.wood, b.rng.uniform(0.5, 1.0, 3))
+    b.box((0, 0, 0.42), (width - 0.05, 1.95, 0.2), p.paint, (1, 1, 0.97))
+    b.taper((0, -0.3, 0.5), (width + 0.04, 1.4), (width - 0.1, 1.3), 0.08, cloth, tint, bend=0.3)
+    b.taper((0, 0.72, 0.52), (0.7, 0.4), (0.55, 0.3), 0.13, p.paint, (1.05, 1.05, 1.05), bend=0.5)
+    b.box((0, 1.0, 0.5), (width, 0.05, 1.0), p.wood, b.rng.uniform(0.5, 1.0, 3))
+
+
+def radiator(b: Builder, p: Palette, length: float) -> None:
+    """Along x, in front of a wall that faces −y."""
+    for x in np.arange(-length / 2, length / 2, 0.07):
+        b.box((x, -0.1, 0.4), (0.035, 0.1, 0.55), p.paint, (1, 1, 1))
+    b.rod((-length / 2, -0.1, 0.14), (length / 2, -0.1, 0.14), 0.015, p.paint, (1, 1, 1), sides=8)
+
+
+def pendant(b: Builder, p: Palette, x: float, y: float, z: float, ceiling: float, tint) -> None:
+    """A bulb over z, on a wire from the ceiling."""
+    b.rod((x, y, z + 0.15), (x, y, ceiling), 0.006, p.rubber, (1, 1, 1), sides=5)
+    b.ball((x, y, z + 0.1), (0.06, 0.06, 0.08), p.paint, tint, rings=8)
+
+
+def curtain(b: Builder, p: Palette, width: float, height: float, cloth: int) -> None:
+    """Folds around x = 0, hanging from z = 0 in front of a wall that faces −y."""
+    tint, x = colorful(b.rng) + 0.15, np.linspace(-width / 2, width / 2, 13)
+    folds = np.stack([x, -0.1 + 0.03 * np.cos(np.arange(13) * np.pi), 0 * x], axis=1)
+    b.strip(folds, folds - [0, 0, height], cloth, tint)

@@ -12,6 +12,7 @@ from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import user_cache
 from chopgrad_ns.sim.sample import Sample, sample_clip
+from chopgrad_ns.sim.world import RECIPE
 from chopgrad_ns.splat.fit import FitSettings
 
 KINDS = ("room", "courtyard", "objects")
@@ -19,9 +20,8 @@ SPARSITIES = (8, 5, 4)
 """Every how many frames the splat of a pair is fitted to: bad, middling and better splats."""
 FRAMES = 40
 FIRST_SEED = 1000
-RECIPE = 2
-"""Raised whenever worlds or pairs come out differently, so that cached ones are made again."""
-LICENCE = "Apache-2.0, made by chopgrad sample"
+PAIR_RECIPE = 2
+"""Raised whenever pairs come out differently, so that cached ones are made again; worlds have a RECIPE of their own."""
 
 
 def views_of(world: Sample) -> Views:
@@ -50,7 +50,7 @@ def cached_sample_pairs(count: int, settings: FitSettings, references: int = 2,
     """The first `count` pairs, kept in the user's cache: they do not depend on the scene at hand."""
     # Sample pairs are fitted without depths: what to do with them makes no other pairs.
     settings = replace(settings, depth_weight=0.0, depth_prior="metric")
-    recipe = json.dumps([RECIPE, asdict(settings), references, FRAMES], sort_keys=True)
+    recipe = json.dumps([PAIR_RECIPE, RECIPE, asdict(settings), references, FRAMES], sort_keys=True)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     cache = user_cache() / "pairs" / key
     pairs = []

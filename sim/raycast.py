@@ -1,46 +1,129 @@
-"""Pictures and true depth of a sample world, by ray casting."""
+"""Pictures, true depth and actor ids of a sample world, by ray casting."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.open3d_import import import_open3d
+from chopgrad_ns.sim.light import Light
+from chopgrad_ns.sim.shapes import Mesh
 from chopgrad_ns.sim.world import World
 from chopgrad_ns.splat.cameras import Cameras
 
 SUBPIXELS = np.array([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]], np.float32)
-"""Where in a pixel colour is sampled; depth is that of its centre."""
+"""Where in a pixel colour is sampled; depth and ids are those of its centre."""
+ASIDE = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+"""Each subpixel looks at another place of a lamp, and for cover in another direction: soft shadows."""
 SHININESS = 40
 """Exponent of highlights."""
+COVERED = 0.45
+"""Share of the ambient light that reaches what is covered."""
+FAINTEST = 0.02
+"""Reflections of a smaller share of the light are left out."""
+OFF = np.float32(2e-3)
+"""Metres off a surface at which rays from it begin."""
+
+
+class Shot(NamedTuple):
+    """One frame: `picture` in 0…1, z `depth` in metres (0: sky) and `actor_ids`, k + 1 where that is actor k."""
+
+    picture: Float[np.ndarray, "h w 3"]
+    depth: Float[np.ndarray, "h w"]
+    actor_ids: UInt8[np.ndarray, "h w"]
+
+
+class Rendering(NamedTuple):
+    """`frames` in 0…1; z `depth` in metres, 0 where there is only sky, of the surface hit first (not of what it
+    mirrors); `actor_ids`, k + 1 where that is actor k, 0 elsewhere.
+    """
+
+    frames: Float[Tensor, "t 3 h w"]
+    depth: Float[Tensor, "t 1 h w"]
+    actor_ids: UInt8[Tensor, "t 1 h w"]
 
 
 class Raycaster:
-    """A world made ready for casting rays at it; keep one for many frames."""
+    """A world and some actors made ready for casting rays at them; keep one for many frames and cameras.
 
-    def __init__(self, world: World):
-        self.world = world
+    What stands still is one scene of triangles; moving actors are another, made anew for each frame. Every ray, those
+    for shadows and reflections included, meets both.
+    """
+
+    def __init__(self, world: World, actors: Sequence[Actor] = ()):
+        """Actors are drawn as `world.models[actor.name]`. Raises ValueError for an unknown name or more than 255."""
+        unknown = [actor.name for actor in actors if actor.name not in world.models]
+        if unknown or len(actors) > 255:
+            raise ValueError(f"{len(actors)} actors, no models of {unknown}; at most 255 with models are possible")
+        self.world, self.actors = world, list(actors)
         self._open3d = import_open3d()
-        self._scene = self._open3d.t.geometry.RaycastingScene()
-        corners = world.mesh.corners.reshape(-1, 3)
-        faces = np.arange(len(corners), dtype=np.uint32).reshape(-1, 3)
-        self._scene.add_triangles(self._open3d.core.Tensor(np.ascontiguousarray(corners)),
-                                  self._open3d.core.Tensor(faces))
+        self._threads = torch.get_num_threads()
+        still = [k for k, actor in enumerate(actors) if not _changes(actor)]
+        self._moving = [k for k in range(len(actors)) if k not in still]
+        meshes = [world.mesh, *(self._posed_mesh(k, 0) for k in still)]
+        self._scene = self._scene_of(Mesh.cat(meshes).corners)
+        self._still_faces = sum(map(len, meshes))
+        moving = [world.models[actors[k].name] for k in self._moving]
+        self._mesh = Mesh.cat([*meshes, *moving])
+        self._actor = np.concatenate([np.full(len(mesh), k, np.uint8) for mesh, k in
+                                      zip([*meshes, *moving], [0, *(k + 1 for k in [*still, *self._moving])])])
+        self._moving_scene, self._moving_faces, self._posed = None, np.zeros(0, np.int64), None
 
-    def frame(self, camera: Cameras) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
-        """Colour in 0…1 and z depth in metres, 0 where there is only sky, of the first camera."""
+    def frame(self, camera: Cameras, index: int = 0, gain: Float[np.ndarray, "3"] | float = 1.0) -> Shot:
+        """What the first camera sees when the actors are where they are in frame `index`; `gain` is on linear RGB."""
+        self.pose(index)
         pose = camera.world_from_camera[0].numpy().astype(np.float32)
         height, width = camera.height, camera.width
         picture = np.zeros((height * width, 3), np.float32)
+        origins = np.broadcast_to(pose[:3, 3], picture.shape)
         for corner, offset in enumerate(SUBPIXELS):
-            picture += self._colors(pose, self._directions(camera, pose, offset), float(camera.K[0, 0, 0]),
-                                    corner) / len(SUBPIXELS)
-        middle = self._directions(camera, pose, np.array([0.5, 0.5], np.float32))
-        depth = self.cast(pose[:3, 3], middle)["t_hit"].numpy()
-        depth = np.where(np.isfinite(depth), depth, 0)
-        return picture.reshape(height, width, 3), depth.reshape(height, width)
+            light = self._radiance(origins, self._directions(camera, pose, offset), 0, float(camera.K[0, 0, 0]), corner)
+            picture += np.sqrt(np.clip(light * np.float32(gain), 0, 1)) / len(SUBPIXELS)
+        middle = self.cast(pose[:3, 3], self._directions(camera, pose, np.array([0.5, 0.5], np.float32)))
+        depth = middle["t_hit"].numpy()
+        seen = np.isfinite(depth)
+        ids = np.where(seen, self._actor[np.where(seen, middle["face"].numpy(), 0)], 0).astype(np.uint8)
+        return Shot(picture.reshape(height, width, 3), np.where(seen, depth, 0).reshape(height, width),
+                    ids.reshape(height, width))
+
+    def pose(self, index: int) -> None:
+        """Put the moving actors where they are in frame `index`."""
+        if not self._moving or self._posed == index:
+            return
+        self._posed, start, corners, faces = index, self._still_faces, [], []
+        for k in self._moving:
+            actor, model = self.actors[k], self.world.models[self.actors[k].name]
+            if actor.present[index]:
+                posed = self._posed_mesh(k, index)
+                self._mesh.normals[start:start + len(model)] = posed.normals
+                corners.append(posed.corners)
+                faces.append(np.arange(start, start + len(model)))
+            start += len(model)
+        self._moving_scene = self._scene_of(np.concatenate(corners)) if corners else None
+        self._moving_faces = np.concatenate(faces) if faces else np.zeros(0, np.int64)
+
+    def _posed_mesh(self, k: int, index: int) -> Mesh:
+        actor = self.actors[k]
+        return self.world.models[actor.name].posed(actor.world_from_actor[index].numpy())
+
+    def cast(self, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "n 3"]) -> dict[str, Tensor]:
+        """Where rays from one place go: `t_hit` [N] in lengths of `directions`, inf in the sky; `face` [N] and `at`
+        [N, 2], the triangle hit and where on it.
+        """
+        return self._cast(np.broadcast_to(origin, directions.shape), directions)
+
+    def _scene_of(self, corners: Float[np.ndarray, "f 3 3"]):
+        scene = self._open3d.t.geometry.RaycastingScene(self._threads)
+        points = np.ascontiguousarray(corners.reshape(-1, 3), np.float32)
+        faces = np.arange(len(points), dtype=np.uint32).reshape(-1, 3)
+        scene.add_triangles(self._open3d.core.Tensor(points), self._open3d.core.Tensor(faces))
+        return scene
 
     @staticmethod
     def _directions(camera: Cameras, pose: np.ndarray, offset: np.ndarray) -> Float[np.ndarray, "n 3"]:
@@ -51,67 +134,116 @@ class Raycaster:
         rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], -1)
         return (rays.reshape(-1, 3) @ pose[:3, :3].T).astype(np.float32)
 
-    def cast(self, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "n 3"]) -> dict:
-        """open3d's answer for rays from one place; `t_hit` counts lengths of `directions`, inf in the sky."""
-        rays = np.concatenate([np.broadcast_to(origin, directions.shape), directions], axis=1)
-        return self._scene.cast_rays(self._open3d.core.Tensor(np.ascontiguousarray(rays, np.float32)))
+    def _cast(self, origins: Float[np.ndarray, "n 3"], directions: Float[np.ndarray, "n 3"]) -> dict[str, Tensor]:
+        rays = self._open3d.core.Tensor(np.concatenate([origins, directions], axis=1, dtype=np.float32))
+        hits = self._scene.cast_rays(rays, self._threads)
+        distance, face, at = (hits[name].numpy() for name in ("t_hit", "primitive_ids", "primitive_uvs"))
+        face = face.astype(np.int64)
+        if self._moving_scene is not None:
+            others = self._moving_scene.cast_rays(rays, self._threads)
+            nearer = np.flatnonzero(others["t_hit"].numpy() < distance)
+            distance[nearer], at[nearer] = others["t_hit"].numpy()[nearer], others["primitive_uvs"].numpy()[nearer]
+            face[nearer] = self._moving_faces[others["primitive_ids"].numpy()[nearer]]
+        return {"t_hit": torch.from_numpy(distance), "face": torch.from_numpy(face), "at": torch.from_numpy(at)}
 
-    def _colors(self, pose: np.ndarray, directions: np.ndarray, focal: float,
-                corner: int) -> Float[np.ndarray, "n 3"]:
-        hits = self.cast(pose[:3, 3], directions)
+    def _free(self, points: Float[np.ndarray, "n 3"], way: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
+        """1 where nothing stands on the way, which ends at its length, else 0."""
+        rays = self._open3d.core.Tensor(np.concatenate([points, way], axis=1, dtype=np.float32))
+        hidden = self._scene.test_occlusions(rays, 0.0, 0.999, self._threads).numpy()
+        if self._moving_scene is not None:
+            hidden = hidden | self._moving_scene.test_occlusions(rays, 0.0, 0.999, self._threads).numpy()
+        return 1.0 - hidden.astype(np.float32)
+
+    def _radiance(self, origins, directions, travelled, focal: float, corner: int,
+                  mirrored: bool = False) -> Float[np.ndarray, "n 3"]:
+        """Linear RGB that comes back along rays; they have come `travelled` metres already, and are `mirrored` once."""
+        hits = self._cast(origins, directions)
         distance = hits["t_hit"].numpy()
         seen = np.isfinite(distance)
-        colors = np.empty_like(directions)
+        colors = np.empty(directions.shape, np.float32)
         colors[~seen] = self._sky(directions[~seen])
         directions, distance = directions[seen], distance[seen]
-        points = pose[:3, 3] + distance[:, None] * directions
-        colors[seen] = self._shade(points, directions, distance / focal, hits["primitive_ids"].numpy()[seen],
-                                   hits["primitive_uvs"].numpy()[seen], corner)
-        return np.sqrt(np.clip(colors, 0, 1))
+        points = origins[seen] + distance[:, None] * directions
+        travelled = distance + (travelled[seen] if mirrored else 0)
+        colors[seen] = self._shade(points, directions, travelled, hits["face"].numpy()[seen], hits["at"].numpy()[seen],
+                                   focal, corner, mirrored)
+        return colors
 
     def _sky(self, directions: np.ndarray) -> Float[np.ndarray, "n 3"]:
-        up = _unit(directions)[:, 2]
-        low, high = self.world.sky.astype(np.float32)
-        return low + (high - low) * np.clip(up * 1.5, 0, 1)[:, None]
+        directions, sky = _unit(directions), self.world.lighting.sky
+        up = directions[:, 2]
+        clear = sky.horizon + (sky.zenith - sky.horizon) * np.clip(up * 1.5, 0, 1)[:, None]
+        plane = directions[:, :2] / np.maximum(up, 0.08)[:, None]
+        cloudy = self.world.atlas.look_up(np.full(len(up), sky.clouds), plane, 0.02 / np.maximum(up, 0.08))
+        cloudy *= np.clip(up * 6, 0, 1)[:, None]
+        return (clear + (sky.cloud - clear) * cloudy).astype(np.float32)
 
-    def _shade(self, points, directions, pixel, faces: Int[np.ndarray, "n"], at,
-               corner: int) -> Float[np.ndarray, "n 3"]:
-        """Linear RGB of surface points seen along `directions`; `pixel` is a pixel's size there in metres."""
-        mesh, light, atlas = self.world.mesh, self.world.light, self.world.atlas
+    def _shade(self, points, directions, travelled, faces: Int[np.ndarray, "n"], at, focal: float, corner: int,
+               mirrored: bool) -> Float[np.ndarray, "n 3"]:
+        """Linear RGB of surface points seen along `directions`."""
+        mesh, atlas, lighting = self._mesh, self.world.atlas, self.world.lighting
         weights = np.stack([1 - at[:, 0] - at[:, 1], at[:, 0], at[:, 1]], axis=1)
         uv = np.einsum("nk,nkc->nc", weights, mesh.uv[faces])
         normals = _unit(np.einsum("nk,nkc->nc", weights, mesh.normals[faces]))
         toward_eye = _unit(-directions)
         facing = _dot(normals, toward_eye)
         normals *= np.where(facing < 0, np.float32(-1), np.float32(1))[:, None]
+        facing = np.abs(facing)
         # Half a pixel, wider on slanting surfaces: what one subpixel covers.
-        footprint = 0.5 * pixel / np.sqrt(np.clip(np.abs(facing), 0.1, 1))
+        footprint = 0.5 * travelled / focal / np.sqrt(np.clip(facing, 0.1, 1))
         material = mesh.material[faces]
-        surface = atlas.look_up(material, uv, footprint) * mesh.tint[faces]
-        to_light = self._light_place(corner) - points
-        distance = np.sqrt(_dot(to_light, to_light))
-        to_light /= distance[:, None]
-        strength = self._lit(points + 2e-3 * normals, to_light * distance[:, None])
-        strength /= 1 + (distance / light.reach) ** 2
-        diffuse = np.clip(_dot(normals, to_light), 0, None)
-        mirrored = np.clip(_dot(normals, _unit(to_light + toward_eye)), 0, 1) * (diffuse > 0)
-        highlight = 0.5 * atlas.gloss[material] * mirrored**SHININESS
-        ambient = (0.75 + 0.25 * normals[:, 2:]) * light.ambient.astype(np.float32)
-        lamp = light.strength.astype(np.float32)
-        matt = surface**2 * (ambient + (strength * diffuse)[:, None] * lamp)
-        return matt + (strength * highlight)[:, None] * lamp
+        surface = (atlas.look_up(material, uv, footprint) * mesh.tint[faces]) ** 2
+        start = points + OFF * normals
+        cover = np.full(len(points), 0.8, np.float32) if mirrored else self._cover(start, normals, corner)
+        light = (cover * (0.75 + 0.25 * normals[:, 2]))[:, None] * lighting.ambient.astype(np.float32)
+        highlight = np.zeros_like(light)
+        for lamp in lighting.lamps:
+            diffuse, shine = self._lamp(lamp, start, normals, toward_eye, corner)
+            light += diffuse[:, None] * lamp.strength.astype(np.float32)
+            highlight += shine[:, None] * lamp.strength.astype(np.float32)
+        colors = surface * light + 0.5 * atlas.gloss[material][:, None] * highlight
+        if not mirrored:
+            self._reflect(colors, start, directions, normals, facing, travelled, atlas.mirror[material], focal, corner)
+        return colors
 
-    def _light_place(self, corner: int) -> Float[np.ndarray, "3"]:
-        """Each subpixel looks at another place of the lamp, which softens the edges of shadows."""
-        aside = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])[corner]
-        return (self.world.light.position + self.world.light.size * aside).astype(np.float32)
+    def _reflect(self, colors, start, directions, normals, facing, travelled, mirror, focal: float,
+                 corner: int) -> None:
+        """Mix into `colors` what shiny surfaces mirror: a share by Schlick's approximation of Fresnel's law (Schlick,
+        An Inexpensive BRDF Model for Physically-based Rendering, 1994).
+        """
+        share = np.where(mirror > 0, mirror + (1 - mirror) * (1 - facing) ** 5, 0).astype(np.float32)
+        some = np.flatnonzero(share > FAINTEST)
+        if not len(some):
+            return
+        way, normals = _unit(directions[some]), normals[some]
+        way = way - 2 * _dot(way, normals)[:, None] * normals
+        seen = self._radiance(start[some], way, travelled[some], focal, corner, mirrored=True)
+        colors[some] += share[some, None] * (seen - colors[some])
 
-    def _lit(self, points: Float[np.ndarray, "n 3"],
-             to_lamp: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
-        """1 where nothing stands between a point and the lamp, else 0."""
-        rays = np.concatenate([points, to_lamp], axis=1)
-        hidden = self._scene.test_occlusions(self._open3d.core.Tensor(rays), tnear=0.0, tfar=0.999)
-        return 1.0 - hidden.numpy().astype(np.float32)
+    def _lamp(self, lamp: Light, start, normals, toward_eye, corner: int) -> tuple[np.ndarray, np.ndarray]:
+        """Share of a lamp's light that points scatter, and that they throw back as a highlight."""
+        way = (lamp.position + lamp.size * ASIDE[corner]).astype(np.float32) - start
+        distance = np.sqrt(_dot(way, way))
+        to_lamp = way / distance[:, None]
+        diffuse = np.clip(_dot(normals, to_lamp), 0, None)
+        lit = np.flatnonzero(diffuse > 0)
+        strength = np.zeros_like(diffuse)
+        strength[lit] = self._free(start[lit], way[lit]) / (1 + (distance[lit] / lamp.reach) ** 2)
+        shine = np.clip(_dot(normals, _unit(to_lamp + toward_eye)), 0, 1) ** SHININESS
+        return strength * diffuse, strength * shine
+
+    def _cover(self, start, normals, corner: int) -> Float[np.ndarray, "n"]:
+        """Less than 1 under and beside things: one ray a subpixel, always in the same direction of the world, so that
+        frames agree.
+        """
+        way = np.float32(0.6) * ASIDE[corner].astype(np.float32) + np.array([0, 0, 0.8], np.float32)
+        toward = np.minimum(normals @ way, 0)
+        way = (way - 2 * toward[:, None] * normals) * np.float32(self.world.lighting.shelter)
+        return COVERED + (1 - COVERED) * self._free(start, way)
+
+
+def _changes(actor: Actor) -> bool:
+    return not bool(actor.present.all()) or bool((actor.world_from_actor != actor.world_from_actor[:1]).any())
 
 
 def _dot(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
@@ -122,15 +254,25 @@ def _unit(a: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     return a / np.sqrt(_dot(a, a))[:, None]
 
 
+def render(world: World, cameras: Cameras, actors: Sequence[Actor],
+           gains: Float[np.ndarray, "t 3"] | None = None) -> Rendering:
+    """Photograph a world with any actors from any cameras; the same every time.
+
+    Actors (of T frames each) are drawn as `world.models[actor.name]`: leave some out, add others or move them, and
+    their shadows and reflections follow. `gains` are factors on linear RGB; none by default. Raises ValueError where
+    an actor does not have as many frames as there are cameras.
+    """
+    wrong = [f"{actor.name}: {len(actor)}" for actor in actors if len(actor) != len(cameras)]
+    if wrong:
+        raise ValueError(f"{len(cameras)} cameras, but actors of other numbers of frames ({', '.join(wrong)})")
+    caster = Raycaster(world, actors)
+    gains = np.ones((len(cameras), 3)) if gains is None else gains
+    shots = [caster.frame(cameras[index], index, gains[index]) for index in range(len(cameras))]
+    pictures, depths, ids = (torch.from_numpy(np.stack(part)) for part in zip(*shots))
+    return Rendering(pictures.permute(0, 3, 1, 2).contiguous(), depths[:, None].float(), ids[:, None])
+
+
 def render_world(world: World, cameras: Cameras) -> tuple[Float[Tensor, "t 3 h w"], Float[Tensor, "t 1 h w"]]:
-    """Photos in 0…1 and true z depth in metres, 0 where there is only sky; the same every time."""
-    caster = Raycaster(world)
-    stops = world.exposure_change * np.random.default_rng(world.seed).normal(size=len(cameras))
-    frames, depths = [], []
-    for index in range(len(cameras)):
-        picture, depth = caster.frame(cameras[index])
-        # Pictures are square roots of light, so a stop is a factor of √2.
-        exposed = np.clip(picture * np.float32(2 ** (stops[index] / 2)), 0, 1)
-        frames.append(torch.from_numpy(exposed).permute(2, 0, 1))
-        depths.append(torch.from_numpy(depth)[None])
-    return torch.stack(frames).contiguous(), torch.stack(depths).float()
+    """Frames and depth of the world as its seed makes it, its own actors and exposure included."""
+    frames = len(cameras)
+    return render(world, cameras, world.actors(frames), world.exposure.gains(frames))[:2]

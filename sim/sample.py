@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from chopgrad_ns.data.actors import Actor, write_actors
 from chopgrad_ns.data.references import project
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.sim.raycast import render_world
-from chopgrad_ns.sim.world import Kind, Walk, World, make_world
+from chopgrad_ns.files import whole_folder
+from chopgrad_ns.sim.raycast import render, render_world
+from chopgrad_ns.sim.world import RECIPE, Kind, World, make_world
 from chopgrad_ns.splat.cameras import Cameras
 
 __all__ = ["Sample", "make_world", "render_world", "sample_clip", "trajectory", "write_scene"]
@@ -30,6 +30,9 @@ POINT_NOISE = 0.002
 POINT_EVERY = 4
 """Points are found in every fourth photo, as in the densest set of training views."""
 MILLIMETRES = 1000.0
+FARTHEST = 65.535
+"""Metres that 16 bits of millimetres can say; what lies beyond is written as 0, unknown."""
+LICENCE = "Apache-2.0, made by chopgrad sample"
 
 
 @dataclass
@@ -37,7 +40,9 @@ class Sample:
     """A capture in memory.
 
     `frames` [T, 3, H, W] in 0…1, `depth` [T, 1, H, W] in metres (0: sky), `points` [P, 3] in metres and their
-    `colors` [P, 3] in 0…1.
+    `colors` [P, 3] in 0…1; none on moving actors. `actor_ids` [T, 1, H, W] is k + 1 where actor k of `actors` is seen,
+    None in worlds without actors. `gains` [T, 3] are the factors on linear RGB by which exposure made `frames`, square
+    roots of light, brighter: where not clipped, frames / gains ** 0.5 is free of it.
     """
 
     frames: Float[Tensor, "t 3 h w"]
@@ -45,14 +50,20 @@ class Sample:
     depth: Float[Tensor, "t 1 h w"]
     points: Float[Tensor, "p 3"]
     colors: Float[Tensor, "p 3"]
+    actors: list[Actor] = field(default_factory=list)
+    actor_ids: UInt8[Tensor, "t 1 h w"] | None = None
+    gains: Float[Tensor, "t 3"] | None = None
+
+    def moving(self) -> UInt8[Tensor, "t 1 h w"] | None:
+        """1 where an actor is seen that moves at some time (its shadow is not counted); None where no actor does."""
+        moving = [k + 1 for k, actor in enumerate(self.actors) if actor.moves()]
+        return torch.isin(self.actor_ids, torch.tensor(moving, dtype=torch.uint8)).byte() if moving else None
 
 
 def trajectory(world: World, frames: int, width: int, height: int) -> Cameras:
     """Cameras along the world's walk, evenly timed, level but for the gaze."""
-    t = np.linspace(0, 1, frames)
-    eyes, (first, last) = _eyes(world.walk, t), world.walk.look
-    forward = first + (last - first) * t[:, None] - eyes
-    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    eyes, forward = world.walk.at(frames)
+    forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
     right = np.cross(forward, [0, 0, 1])
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     # Rows: the camera's axes in the world.
@@ -64,26 +75,23 @@ def trajectory(world: World, frames: int, width: int, height: int) -> Cameras:
     return Cameras(torch.from_numpy(camera_from_world).float(), K.repeat(frames, 1, 1), width, height)
 
 
-def _eyes(walk: Walk, t: np.ndarray) -> Float[np.ndarray, "t 3"]:
-    angle = walk.start + walk.sweep * t
-    radius = walk.radius[0] + (walk.radius[1] - walk.radius[0]) * t + walk.sway * np.sin(9 * t + walk.phase)
-    height = walk.height[0] + (walk.height[1] - walk.height[0]) * t + walk.bob * np.sin(31 * t + walk.phase)
-    x, y = walk.center[0] + radius * np.cos(angle), walk.center[1] + radius * np.sin(angle)
-    return np.stack([x, y, height], axis=1)
-
-
 def sample_clip(kind: Kind, seed: int = 0, frames: int = 40, width: int = 192, height: int = 128,
-                exposure_change: float = 0.0) -> Sample:
-    """Make a world and photograph it, in memory."""
+                exposure_change: float | None = None) -> Sample:
+    """Make a world and photograph it, in memory; `exposure_change` as in `make_world`."""
     return photograph(make_world(kind, seed, exposure_change), frames, width, height)
 
 
 def photograph(world: World, frames: int = 40, width: int = 192, height: int = 128) -> Sample:
-    """Walk through a world with a camera."""
-    cameras = trajectory(world, frames, width, height)
-    pictures, depth = render_world(world, cameras)
-    points, colors = find_points(pictures, cameras, depth, world.seed)
-    return Sample(pictures, cameras, depth, points, colors)
+    """Go through a world with a camera."""
+    cameras, actors = trajectory(world, frames, width, height), world.actors(frames)
+    gains = world.exposure.gains(frames)
+    pictures, depth, ids = render(world, cameras, actors, gains)
+    sample = Sample(pictures, cameras, depth, *[torch.zeros(0, 3)] * 2, actors, ids if actors else None,
+                    torch.from_numpy(gains))
+    moving = sample.moving()
+    still = depth if moving is None else depth * (1 - moving)
+    sample.points, sample.colors = find_points(pictures, cameras, still, world.seed)
+    return sample
 
 
 def find_points(frames: Float[Tensor, "t 3 h w"], cameras: Cameras, depth: Float[Tensor, "t 1 h w"],
@@ -133,39 +141,67 @@ def _seen_by(points: Float[Tensor, "p 3"], cameras: Cameras, depth: Float[Tensor
 
 
 def write_scene(path: Path, world: World, frames: int = 40, width: int = 192, height: int = 128) -> None:
-    """Write a nerfstudio scene: `transforms.json`, `images/`, `depths/` (16-bit PNG in millimetres),
-    `sparse_pc.ply`.
+    """Write a nerfstudio scene: `transforms.json`, `images/`, `depths/` (16-bit PNG in millimetres, 0 for sky and for
+    what is farther than 65.535 m), `sparse_pc.ply`, and `world.json`: what was drawn for it.
 
-    The folder appears at once, when complete. Raises UserError where it exists and is not empty, or for sizes
-    that nothing can be reconstructed from.
+    With actors, also `actors.json` and `actor_ids/` (8-bit PNG, k + 1 for actor k); where some move, `masks/`, 0 where
+    nerfstudio is to ignore them. The folder appears at once, when complete. Raises UserError where it exists and is not
+    empty, or for sizes that nothing can be reconstructed from.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is not an empty folder; name a new one.")
+    check_size(path, frames, width, height)
+    if frames > world.walk.longest:
+        raise UserError(f"The way through {world.kind} {world.seed} for {path} ends after {world.walk.longest} frames; "
+                        "ask for no more.")
+    sample = photograph(world, frames, width, height)
+    moving = sample.moving()
+    with whole_folder(path) as folder:
+        _write_pictures(folder / "images", (sample.frames.permute(0, 2, 3, 1) * 255).round().byte().numpy())
+        depth = np.rint(np.where(sample.depth <= FARTHEST, sample.depth, 0) * MILLIMETRES).astype(np.uint16)
+        _write_pictures(folder / "depths", depth[:, 0])
+        if sample.actors:
+            write_actors(folder / "actors.json", sample.actors)
+            _write_pictures(folder / "actor_ids", sample.actor_ids[:, 0].numpy())
+        if moving is not None:
+            _write_pictures(folder / "masks", (255 * (1 - moving[:, 0])).numpy())
+        _write_points(folder / "sparse_pc.ply", sample.points, sample.colors)
+        (folder / "transforms.json").write_text(json.dumps(_description(sample.cameras, moving is not None), indent=1))
+        (folder / "world.json").write_text(json.dumps(about(world, frames, width, height), indent=1))
+
+
+def check_size(path: Path, frames: int, width: int, height: int) -> None:
+    """Raise UserError for sizes that nothing can be reconstructed from."""
     if frames < 2 or min(width, height) < 16:
         raise UserError(f"{frames} frames of {width}×{height} px are too few or too small for {path}; ask "
                         "for at least 2 frames of 16×16 px.")
-    sample = photograph(world, frames, width, height)
-    temporary = path.with_name(path.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "images").mkdir(parents=True)
-    (temporary / "depths").mkdir()
-    for index in range(frames):
-        picture = (sample.frames[index].permute(1, 2, 0) * 255).round().byte().numpy()
-        Image.fromarray(picture).save(temporary / f"images/{index:05d}.png")
-        depth = np.clip(np.rint(sample.depth[index, 0].numpy() * MILLIMETRES), 0, 65535).astype(np.uint16)
-        Image.fromarray(depth).save(temporary / f"depths/{index:05d}.png")
-    _write_points(temporary / "sparse_pc.ply", sample.points, sample.colors)
-    (temporary / "transforms.json").write_text(json.dumps(_description(sample.cameras), indent=1))
-    os.replace(temporary, path)
 
 
-def _description(cameras: Cameras) -> dict:
+def _write_pictures(folder: Path, pictures: np.ndarray) -> None:
+    folder.mkdir()
+    for index, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{index:05d}.png")
+
+
+def about(world: World, frames: int, width: int, height: int) -> dict:
+    """What `world.json` says: how the scene was asked for, what its seed drew, and its licence."""
+    lamps = [{"position": lamp.position.tolist(), "strength": lamp.strength.tolist(), "size": lamp.size,
+              "half_strength_at": lamp.reach if np.isfinite(lamp.reach) else None} for lamp in world.lighting.lamps]
+    return {"kind": world.kind, "seed": world.seed, "frames": frames, "width": width, "height": height,
+            "recipe": RECIPE, "licence": LICENCE, "exposure": asdict(world.exposure),
+            "gains": world.exposure.gains(frames).tolist(),
+            "lit_by": world.lit_by, "lamps": lamps, "ambient": world.lighting.ambient.tolist(),
+            "walk": type(world.walk).__name__.lower(), "actors": len(world.vehicles)}
+
+
+def _description(cameras: Cameras, masks: bool) -> dict:
     """The content of transforms.json; poses turn to OpenGL axes here."""
     K = cameras.K[0].double()
     flip = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))
     poses = cameras.to(torch.float64).world_from_camera @ flip
     frames = [{"file_path": f"images/{index:05d}.png", "depth_file_path": f"depths/{index:05d}.png",
+               **({"mask_path": f"masks/{index:05d}.png"} if masks else {}),
                "transform_matrix": pose.tolist()} for index, pose in enumerate(poses)]
     return {"camera_model": "OPENCV", "w": cameras.width, "h": cameras.height, "fl_x": float(K[0, 0]),
             "fl_y": float(K[1, 1]),

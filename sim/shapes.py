@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,25 +30,65 @@ class Mesh:
     material: Int[np.ndarray, "f"]
     tint: Float[np.ndarray, "f 3"]
 
+    def __len__(self) -> int:
+        return len(self.material)
+
+    def posed(self, pose: Float[np.ndarray, "4 4"]) -> Mesh:
+        """Moved by a rigid motion."""
+        rotation = pose[:3, :3].astype(np.float32)
+        corners = self.corners @ rotation.T + pose[:3, 3].astype(np.float32)
+        return Mesh(corners, self.uv, self.normals @ rotation.T, self.material, self.tint)
+
+    @staticmethod
+    def cat(parts: Sequence[Mesh]) -> Mesh:
+        return Mesh(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Mesh)))
+
+
+def _corners_of_faces() -> Float[np.ndarray, "6 4 3"]:
+    """Of a cube from −1 to 1; upright faces begin along their first axis: grain and bricks lie as they should."""
+    faces = np.empty((6, 4, 3))
+    for index, (axis, sign) in enumerate((axis, sign) for axis in range(3) for sign in (-1, 1)):
+        along, across = {0: (1, 2), 1: (0, 2), 2: (0, 1)}[axis]
+        faces[index, :, axis] = sign
+        faces[index, :, along], faces[index, :, across] = (-1, 1, 1, -1), (-1, -1, 1, 1)
+    return faces
+
+
+_FACES = _corners_of_faces()
+
+
+def _cross(a: Vector, b: Vector) -> Float[np.ndarray, "*n 3"]:
+    """As `np.cross`, which takes thrice as long for single vectors."""
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    ax, ay, az, bx, by, bz = a[..., 0], a[..., 1], a[..., 2], b[..., 0], b[..., 1], b[..., 2]
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
+
+
+def _unit(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
 
 class Builder:
     """Collects solids. Coordinates given to its methods are in the frame set by `frame`, the world's by
     default.
     """
 
-    def __init__(self, rng: np.random.Generator):
+    def __init__(self, rng: np.random.Generator, periods: Sequence[float] = ()):
+        """`periods` of materials that exist already, to build more for a finished world: `world.atlas.period`."""
         self.rng = rng
         self.materials: list[Material] = []
+        self._periods = list(periods)
         self._parts: list[tuple] = []
         self._rotation, self._origin = np.eye(3), np.zeros(3)
 
     def material(self, material: Material) -> int:
         """Register a material; its number is what the solids take."""
         self.materials.append(material)
-        return len(self.materials) - 1
+        self._periods.append(material.period)
+        return len(self._periods) - 1
 
     @contextmanager
-    def frame(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Iterator[None]:
+    def frame(self, x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> Iterator[None]:
         """Place what is built inside at (x, y, z) of the current frame, turned by `yaw` radians about z."""
         outer = self._rotation, self._origin
         turn = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
@@ -58,18 +98,71 @@ class Builder:
 
     def box(self, center: Vector, size: Vector, material: int, tint: Vector | None = None) -> None:
         """Axis-aligned in the current frame."""
-        half = np.asarray(size) / 2
+        x, y, z = center
+        self.taper((x, y, z - size[2] / 2), size[:2], size[:2], size[2], material, tint)
+
+    def taper(self, foot: Vector, bottom: Vector, top: Vector, height: float, material: int,
+              tint: Vector | None = None, shift: Vector = (0.0, 0.0), bend: float = 0.0) -> None:
+        """A box whose top, `top` wide in x and y and moved by `shift`, differs from its bottom around `foot`.
+
+        `bend` turns the corners' normals outward by that share, so that light runs over the faces as if they bulged.
+        """
+        low, high = np.append(bottom, 0.0) / 2, np.append(top, 2 * height) / 2
+        upper = _FACES[..., 2:] > 0
+        points = np.asarray(foot, dtype=float) + np.where(upper, _FACES * high + np.append(shift, 0.0), _FACES * low)
+        self._quads(points, material, tint, bend)
+
+    def prism(self, profile: Sequence[Vector], width: float, material: int, tint: Vector | None = None,
+              bend: float = 0.0, top_width: float | None = None) -> None:
+        """A convex outline of x and z, counted from the rear bottom over the top, drawn `width` wide along y.
+
+        The width goes over to `top_width` at the highest point.
+        """
+        profile = np.asarray(profile, dtype=float)
+        z = profile[:, 1]
+        share = (z - z.min()) / (z.max() - z.min())
+        half = (width + ((top_width or width) - width) * share) / 2
+        left, right = (np.stack([profile[:, 0], sign * half, z], 1) for sign in (1, -1))
+        after = np.roll(np.arange(len(profile)), -1)
         tint = self._tint() if tint is None else tint
-        for axis in range(3):
-            for sign in (-1, 1):
-                normal = np.zeros(3)
-                normal[axis] = sign
-                # Upright faces run level with their first axis; grain and bricks lie as they should.
-                along, across = {0: (1, 2), 1: (0, 2), 2: (0, 1)}[axis]
-                edge_u, edge_v = np.zeros(3), np.zeros(3)
-                edge_u[along], edge_v[across] = 2 * half[along], 2 * half[across]
-                corner = np.asarray(center) + normal * half - edge_u / 2 - edge_v / 2
-                self.sheet(corner, edge_u, edge_v, material, tint)
+        self._quads(np.stack([left, left[after], right[after], right], 1), material, tint, bend)
+        middle = np.array([profile[:, 0].mean(), 0, z.mean()])
+        fan = np.stack([0 * after[1:-1], np.arange(1, len(profile) - 1), after[1:-1]], 1)
+        for side, sign in ((left, 1), (right, -1)):
+            outward = side - middle
+            normals = [0, sign, 0] + bend * outward / np.linalg.norm(outward, axis=1, keepdims=True)
+            self._add(side, side[:, [0, 2]] + self._shift(), _unit(normals), fan, material, tint)
+
+    def strip(self, left: Float[np.ndarray, "n 3"], right: Float[np.ndarray, "n 3"], material: int,
+              tint: Vector | None = None) -> None:
+        """A ribbon between two lines of as many points: roads, kerbs, walls along a bend."""
+        left, right = np.asarray(left, dtype=float), np.asarray(right, dtype=float)
+        middle = (left + right) / 2
+        along = np.append(0, np.cumsum(np.linalg.norm(np.diff(middle, axis=0), axis=1)))
+        across = np.linalg.norm(left - right, axis=1)
+        direction = np.gradient(middle, axis=0)
+        normals = _unit(_cross(direction, left - right))
+        uv = np.concatenate([np.stack([along, across], 1), np.stack([along, 0 * across], 1)])
+        i, count = np.arange(len(left) - 1), len(left)
+        faces = np.concatenate([np.stack([i + count, i + count + 1, i + 1], 1), np.stack([i + count, i + 1, i], 1)])
+        self._add(np.concatenate([left, right]), uv + self._shift(), np.tile(normals, (2, 1)), faces, material, tint)
+
+    def _quads(self, points: Float[np.ndarray, "n 4 3"], material: int, tint: Vector | None, bend: float) -> None:
+        """Flat four-cornered faces of one convex solid; surface coordinates run level with their first edge."""
+        edge_u, side = points[:, 1] - points[:, 0], points[:, 3] - points[:, 0]
+        normal = _unit(_cross(edge_u, side))
+        outward = points - points.mean(axis=(0, 1))
+        normal *= np.where(np.einsum("nc,nkc->n", normal, outward) < 0, -1, 1)[:, None]
+        u = _unit(edge_u)
+        v = _cross(normal, u)
+        v *= np.where(np.einsum("nc,nc->n", v, side) < 0, -1, 1)[:, None]
+        local = points - points[:, :1]
+        uv = np.stack([np.einsum("nkc,nc->nk", local, u), np.einsum("nkc,nc->nk", local, v)], -1)
+        uv += self.rng.uniform(0, 3, (len(points), 1, 2))
+        normals = _unit(normal[:, None] + bend * _unit(outward)) if bend else np.repeat(normal[:, None], 4, 1)
+        first = 4 * np.arange(len(points))[:, None]
+        faces = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]])
+        self._add(points.reshape(-1, 3), uv.reshape(-1, 2), normals.reshape(-1, 3), faces, material, tint)
 
     def sheet(self, corner: Vector, edge_u: Vector, edge_v: Vector, material: int, tint: Vector | None = None,
               whole: bool = False) -> None:
@@ -79,8 +172,8 @@ class Builder:
         size = np.array([np.linalg.norm(edge_u), np.linalg.norm(edge_v)])
         uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
         if whole:
-            uv = np.array([[0, 1], [1, 1], [1, 0], [0, 0]]) * self.materials[material].period
-        normal = np.cross(edge_u, edge_v)
+            uv = np.array([[0, 1], [1, 1], [1, 0], [0, 0]]) * self._periods[material]
+        normal = _cross(edge_u, edge_v)
         normals = np.tile(normal / np.linalg.norm(normal), (4, 1))
         self._add(points, uv if whole else uv + self._shift(), normals, np.array([[0, 1, 2], [0, 2, 3]]),
                   material, tint)
@@ -93,10 +186,10 @@ class Builder:
         tint = self._tint() if tint is None else tint
         length = np.linalg.norm(end - start)
         axis = (end - start) / length
-        side = np.cross(axis, [0, 0, 1] if abs(axis[2]) < 0.9 else [1, 0, 0])
+        side = _cross(axis, [0, 0, 1] if abs(axis[2]) < 0.9 else [1, 0, 0])
         side /= np.linalg.norm(side)
         angle = np.linspace(0, 2 * np.pi, sides + 1)
-        outward = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * np.cross(axis, side)
+        outward = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * _cross(axis, side)
         points = np.concatenate([start + radius * outward, end + end_radius * outward])
         around = angle * max(radius, end_radius)
         # Along the rod is u: the grain of wood follows it.
@@ -136,6 +229,16 @@ class Builder:
     def mesh(self) -> Mesh:
         """Everything built so far."""
         return Mesh(*(np.concatenate(part) for part in zip(*self._parts)))
+
+    @contextmanager
+    def apart(self) -> Iterator[list[Mesh]]:
+        """What is built inside goes into a mesh and a frame of its own; the mesh is put into the list yielded."""
+        outer = self._parts, self._rotation, self._origin
+        self._parts, self._rotation, self._origin = [], np.eye(3), np.zeros(3)
+        made: list[Mesh] = []
+        yield made
+        made.append(self.mesh())
+        self._parts, self._rotation, self._origin = outer
 
     def _add(self, points, uv, normals, faces, material, tint) -> None:
         points = points @ self._rotation.T + self._origin

@@ -196,25 +196,50 @@ def painting(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
     return (picture * (0.85 + 0.15 * fractal(rng, 64, 2)[..., None])).astype(np.float32)
 
 
+def plain(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
+    """Lacquer, glass, rubber: one colour with a few specks of dust, and a slow change across."""
+    amount = 0.7 * value_noise(rng, 2) + 0.3 * value_noise(rng, 128)
+    return _mix(low, high, amount) * (1 - 0.3 * (value_noise(rng, 64) > 0.97)[..., None])
+
+
+def asphalt(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
+    """Coarse grain, mended patches, cracks."""
+    picture = _mix(low, high, 0.45 * rng.random((SIZE, SIZE), dtype=np.float32) + 0.55 * fractal(rng, 8, 4))
+    cracks = (np.abs(fractal(rng, 4, 5) - 0.5) < 0.006)[..., None]
+    for _ in range(3):
+        top, left, tall, wide = rng.integers([0, 0, 40, 40], [380, 380, 130, 130])
+        picture[top:top + tall, left:left + wide] *= rng.uniform(0.7, 0.9)
+    return picture * (1 - 0.55 * cracks)
+
+
+def clouds(rng: np.random.Generator, low: Rgb, high: Rgb) -> Picture:
+    """How much of the sky is cloud: patches with soft edges."""
+    return _mix(low, high, np.clip((fractal(rng, 4, 6) - 0.45) * 3, 0, 1))
+
+
 PAINTERS: dict[str, Callable[[np.random.Generator, Rgb, Rgb], Picture]] = {
     "plaster": plaster, "wallpaper": wallpaper, "bricks": bricks, "tiles": tiles, "wood": wood,
     "cobbles": cobbles, "grass": grass, "metal": metal, "fabric": fabric, "print": print_page,
-    "painting": painting}
+    "painting": painting, "plain": plain, "asphalt": asphalt, "clouds": clouds}
 
 
 @dataclass
 class Material:
-    """A painted texture, the metres that one period covers, and the strength of its highlight in 0…1."""
+    """A painted texture, the metres that one period covers, the strength of its highlight in 0…1, and `mirror`, the
+    share of light that it reflects as a mirror does where looked at squarely (glass 0.04, chrome 0.6).
+    """
 
     picture: Picture
     period: float
     gloss: float = 0.0
+    mirror: float = 0.0
 
 
-def paint(kind: str, seed: int, low: Rgb, high: Rgb, period: float, gloss: float = 0.0) -> Material:
+def paint(kind: str, seed: int, low: Rgb, high: Rgb, period: float, gloss: float = 0.0,
+          mirror: float = 0.0) -> Material:
     """Make a material of a kind from `PAINTERS` between two colours."""
     picture = PAINTERS[kind](np.random.default_rng(seed), low, high)
-    return Material(np.clip(picture, 0, 1).astype(np.float32), period, gloss)
+    return Material(np.clip(picture, 0, 1).astype(np.float32), period, gloss, mirror)
 
 
 class Atlas:
@@ -223,6 +248,7 @@ class Atlas:
     def __init__(self, materials: list[Material]):
         self.period = np.array([material.period for material in materials], np.float32)
         self.gloss = np.array([material.gloss for material in materials], np.float32)
+        self.mirror = np.array([material.mirror for material in materials], np.float32)
         self.start = np.cumsum([0] + [(SIZE >> level) ** 2 for level in range(LEVELS)])
         self.texels = np.concatenate([_levels(material.picture) for material in materials])
 
@@ -250,6 +276,7 @@ def _levels(picture: Picture) -> Float[np.ndarray, "texels 3"]:
     """Level after level, each a 2×2 average of the one before."""
     levels = [picture]
     for _ in range(LEVELS - 1):
-        size = len(levels[-1]) // 2
-        levels.append(levels[-1].reshape(size, 2, size, 2, 3).mean(axis=(1, 3)))
+        fine = levels[-1]
+        rows = fine[::2] + fine[1::2]
+        levels.append((rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25))
     return np.concatenate([level.reshape(-1, 3) for level in levels])

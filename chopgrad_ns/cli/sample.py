@@ -1,31 +1,59 @@
-"""Make a sample world and write it as a nerfstudio scene with known depth.
+"""Make sample worlds and write them as nerfstudio scenes with known depth.
 
 Example: chopgrad sample room worlds/room-3 --seed 3
+Example: chopgrad sample all worlds --scenes 100 --workers 2
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Optional
 
 import tyro
 
 
-def run(kind: Annotated[Literal["room", "courtyard", "objects"], tyro.conf.Positional],
+def run(kind: Annotated[Literal["room", "courtyard", "objects", "street", "all"], tyro.conf.Positional],
         output: Annotated[Path, tyro.conf.Positional], seed: int = 0, frames: int = 40, width: int = 192,
-        height: int = 128) -> None:
-    """Make a sample world.
+        height: int = 128, exposure_change: Optional[float] = None, scenes: Optional[int] = None,
+        workers: int = 1) -> None:
+    """Make a sample world, or many.
 
     Args:
-        kind: what to build
-        output: folder to write; must not exist or be empty
-        seed: each seed differs in layout, materials and light
+        kind: what to build; all takes the kinds in turn and needs --scenes
+        output: folder to write; must not exist or be empty; with --scenes, folder of scenes, and finished ones are kept
+        seed: each seed differs in layout, materials, light and exposure; the first one with --scenes
         frames: photos along the trajectory
         width: pixels
         height: pixels
+        exposure_change: stops by which single photos differ (standard deviation), 0 for none; by default the seed draws
+            a drift, jumps or none
+        scenes: write so many scenes into OUTPUT/KIND-SEED, as far as they are not there
+        workers: processes that make scenes side by side, with --scenes
     """
     from chopgrad_ns.errors import UserError
+
+    if kind == "all" and scenes is None:
+        raise UserError(f"With the kind all, say how many scenes to make in {output}: --scenes N.")
+    if scenes is not None and min(scenes, workers) < 1:
+        raise UserError(f"--scenes is {scenes} and --workers {workers}; give 1 or more of each.")
+    if seed < 0 or (exposure_change or 0) < 0:
+        raise UserError(f"--seed is {seed} and --exposure-change {exposure_change}; neither can be negative.")
+    if scenes is not None:
+        _many(output, kind, scenes, workers, seed, frames=frames, width=width, height=height,
+              exposure_change=exposure_change)
+        return
     from chopgrad_ns.sim.sample import make_world, write_scene
 
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"The folder {output} is not empty; name a new one.")
-    write_scene(output, make_world(kind, seed), frames=frames, width=width, height=height)
+    write_scene(output, make_world(kind, seed, exposure_change), frames=frames, width=width, height=height)
     print(f"{frames} photos of {width}×{height} px in {output}; next: ns-train chopgrad-refine --data {output}")
+
+
+def _many(output: Path, kind: str, scenes: int, workers: int, seed: int, **settings) -> None:
+    from chopgrad_ns.cli.progress import bar
+    from chopgrad_ns.sim.worlds import make_worlds, orders
+
+    wanted = orders(kind, scenes, seed, **settings)
+    with bar("worlds") as report:
+        made = make_worlds(output, wanted, workers, report)
+    print(f"{scenes} scenes in {output}, {made} of them made now; "
+          f"next: ns-train chopgrad-refine --data {output / wanted[0].name}")

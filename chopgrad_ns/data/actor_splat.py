@@ -23,6 +23,8 @@ ENLARGED = 1.1
 ENOUGH_POINTS = 1000
 """Scene points on an actor from which its splat is started; with fewer, it is from its outline in the photos."""
 MOST_SEEDS = 2000
+STANDING = 0.1
+"""An actor that stays within this share of its length stands still."""
 
 
 def fit_actor(views: Views, actor: Actor, actor_ids: UInt8[Tensor, "t 1 h w"], index: int, settings: FitSettings,
@@ -71,12 +73,6 @@ def fit_actor(views: Views, actor: Actor, actor_ids: UInt8[Tensor, "t 1 h w"], i
     return splat
 
 
-def stands_still(actor: Actor) -> bool:
-    """Whether it moves by less than a tenth of its length in all its frames."""
-    centers = actor.world_from_actor[actor.present][:, :3, 3]
-    return bool(len(centers)) and float((centers - centers[0]).norm(dim=1).max()) < 0.1 * float(actor.size[0])
-
-
 def _crop(own: Bool[Tensor, "t 1 h w"], cameras: Cameras, *pictures: Tensor | None) -> tuple[list, Cameras]:
     """Pictures and cameras cut to windows around what is `own`, all as large as the largest needs."""
     margin, smallest = 6, 24
@@ -100,7 +96,7 @@ def _crop(own: Bool[Tensor, "t 1 h w"], cameras: Cameras, *pictures: Tensor | No
 
 def _scene_points(views: Views, actor: Actor, frames: list[int]) -> Float[Tensor, "p 3"]:
     """Scene points in the box, in its frame; none for one that moves: points do not say when they were there."""
-    if not stands_still(actor):
+    if actor.moves(STANDING * float(actor.size[0])):
         return views.points[:0]
     pose = actor.world_from_actor[frames[0]].to(views.points)
     local = (views.points - pose[:3, 3]) @ pose[:3, :3]

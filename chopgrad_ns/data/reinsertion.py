@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from chopgrad_ns.data.actor_splat import LEAST_PIXELS, fit_actor, stands_still
+from chopgrad_ns.data.actor_splat import LEAST_PIXELS, STANDING, fit_actor
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.cleared import fill_holes, fit_cleared, hidden_pixels
 from chopgrad_ns.data.clip import Clip, Pair
@@ -98,7 +98,7 @@ def reinsertion_pair(
     settling = settings.steps // 4
     total = settings.steps + len(kept) * actor_steps + settling
     # Skipped ones that stand still are scenery like any other.
-    lifted = [k for k, actor in enumerate(actors) if k in kept or not stands_still(actor)]
+    lifted = [k for k, actor in enumerate(actors) if k in kept or actor.moves(STANDING * float(actor.size[0]))]
     cut, gone = actor_ids * _among(actor_ids, lifted), [actors[k] for k in lifted]
     hidden = hidden_pixels(gone, cut, views.cameras, shadow)
     report = _part(progress, 0, total, "surroundings")

@@ -33,6 +33,13 @@ def pictures(folder, kind):
     return [np.asarray(Image.open(path)) for path in sorted((folder / kind).iterdir())]
 
 
+def test_what_was_drawn_is_recorded(scene, sample):
+    about = json.loads((scene / "world.json").read_text())
+    assert (about["kind"], about["seed"], about["frames"], about["width"]) == ("room", 7, FRAMES, WIDTH)
+    assert np.allclose(about["gains"], sample.gains) and about["licence"].startswith("Apache-2.0")
+    assert not (scene / "masks").exists() and not (scene / "actors.json").exists() and sample.actor_ids is None
+
+
 def test_files(scene, sample):
     assert [path.name for path in scene.parent.iterdir()] == ["room"]
     assert check_scene(scene) == "nerfstudio"

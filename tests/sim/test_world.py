@@ -1,10 +1,14 @@
 """Sample worlds are deterministic, differ by seed, and their pictures obey the geometry they come from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from chopgrad_ns.data.references import lift, project
+from chopgrad_ns.sim.light import Exposure
+from chopgrad_ns.sim.light import draw_exposure as make_exposure
 from chopgrad_ns.sim.raycast import Raycaster, render_world
 from chopgrad_ns.sim.sample import trajectory
 from chopgrad_ns.sim.textures import LEVELS, PAINTERS, SIZE, Atlas, Material, paint
@@ -16,7 +20,8 @@ WIDTH, HEIGHT = 96, 64
 @pytest.fixture(scope="module", params=KINDS)
 def photographed(request):
     world = make_world(request.param, 3)
-    cameras = trajectory(world, 40, WIDTH, HEIGHT)[slice(0, None, 5)]
+    world.vehicles = [vehicle for vehicle in world.vehicles if not vehicle.track.speed]  # others: test_street
+    cameras = trajectory(world, 40, WIDTH, HEIGHT)[slice(0, None, 5) if request.param != "street" else slice(8, 24, 2)]
     return world, cameras, *render_world(world, cameras)
 
 
@@ -52,8 +57,10 @@ def test_unknown_kind():
 
 def test_same_seed_same_pictures_other_seed_others(photographed):
     world, cameras, frames, depth = photographed
-    again, same_depth = render_world(make_world(world.kind, 3), cameras[:1])
-    assert torch.equal(again[0], frames[0]) and torch.equal(same_depth[0], depth[0])
+    again = make_world(world.kind, 3)
+    again.vehicles = [vehicle for vehicle in again.vehicles if not vehicle.track.speed]
+    shot = Raycaster(again, again.actors(len(cameras))).frame(cameras[0], 0, again.exposure.gains(len(cameras))[0])
+    assert np.array_equal(shot.picture, frames[0].permute(1, 2, 0)) and np.array_equal(shot.depth, depth[0, 0])
     other = make_world(world.kind, 4)
     others, other_depth = render_world(other, trajectory(other, 40, WIDTH, HEIGHT)[:1])
     assert (others[0] - frames[0]).abs().mean() > 0.05 and (other_depth[0] - depth[0]).abs().mean() > 0.05
@@ -73,7 +80,7 @@ def test_cameras_walk_smoothly_outside_of_things(photographed):
     world, cameras, _, depth = photographed
     walk = trajectory(world, 40, WIDTH, HEIGHT)
     step = walk.centers.diff(dim=0).norm(dim=1)
-    assert step.max() < 3 * step.min() and step.sum() > 1.0
+    assert step.max() < 3 * step.mean() and 1.0 < step.sum() < 60
     turn = torch.acos((walk.camera_from_world[:-1, 2, :3]
                        * walk.camera_from_world[1:, 2, :3]).sum(dim=1).clamp(-1, 1))
     assert turn.max() < 0.1
@@ -86,41 +93,62 @@ def test_depth_agrees_between_frames(photographed):
     """A surface seen in one frame is at its depth in another, or hidden behind something nearer; never in
     front.
     """
-    _, cameras, _, depth = photographed
+    world, cameras, _, depth = photographed
     for i, j in ((0, 1), (3, 4), (6, 4)):
         points = lift(cameras[i], depth[i])[depth[i].flatten() > 0]
         uv, z = (value[0] for value in project(points, cameras[j]))
         grid = (uv / torch.tensor([WIDTH, HEIGHT]) * 2 - 1)[None, None]
         inside = (grid[0, 0].abs() < 1).all(dim=1) & (z > 0)
-        there = torch.nn.functional.grid_sample(depth[j:j + 1], grid, mode="nearest",
-                                                align_corners=False)[0, 0, 0]
-        relative = ((z - there) / z)[inside & (there > 0)]
+        far = depth[j:j + 1].masked_fill(depth[j:j + 1] == 0, torch.inf)
+        around = -torch.nn.functional.max_pool2d(-far, 3, 1, 1)  # a pixel's centre may have missed an edge
+        there, nearest = (torch.nn.functional.grid_sample(value, grid, mode="nearest", align_corners=False)[0, 0, 0]
+                          for value in (far, around))
+        seen = inside & there.isfinite()
+        relative = ((z - there) / z)[seen]
         assert inside.float().mean() > 0.4
-        assert (relative.abs() < 0.02).float().mean() > 0.65
-        assert (relative < -0.05).float().mean() < 0.04, "only where a pixel's centre meets an edge"
+        # Along a street one pixel sees metres of the road.
+        assert (relative.abs() < (0.05 if world.kind == "street" else 0.02)).float().mean() > 0.65
+        assert (((z - nearest) / z)[seen] < -0.05).float().mean() < 0.03, "thin things are missed"
 
 
-def test_shadows_are_where_the_lamp_is_hidden(photographed):
-    """Moving the lamp away changes what is lit; ambient light alone is darker everywhere."""
-    world, cameras, frames, _ = photographed
-    lit = Raycaster(world)
-    dark = make_world(world.kind, 3)
-    dark.light.strength = dark.light.strength * 0
-    ambient, _ = Raycaster(dark).frame(cameras[0])
-    picture, _ = lit.frame(cameras[0])
-    gain = (picture - ambient).mean(axis=2)
+def test_shadows_are_where_lamps_are_hidden(photographed):
+    """Without its first lamp a world is darker everywhere but in that lamp's shadows."""
+    world, cameras, _, _ = photographed
+    actors, lamps = world.actors(1), world.lighting.lamps
+    light = Raycaster(world, actors).frame(cameras[0]).picture
+    dark = replace(world, lighting=replace(world.lighting, lamps=lamps[1:]))
+    gain = (light - Raycaster(dark, actors).frame(cameras[0]).picture).mean(axis=2)
     assert gain.min() > -1e-4
-    assert (gain < 5e-3).mean() > 0.03 and (gain > 0.05).mean() > 0.2, "shadow and light"
+    assert (gain < 5e-3).mean() > 0.005 and (gain > 0.05).mean() > 0.05, "shadow and light"
 
 
-def test_exposure_changes_only_when_asked():
-    world = make_world("objects", 2)
-    cameras = trajectory(world, 4, 48, 32)
-    steady, _ = render_world(world, cameras)
-    world.exposure_change = 0.5
-    changing, depth = render_world(world, cameras)
-    unclipped = changing < 0.99
-    ratio = torch.stack([(c[u] / s[u].clamp_min(1e-3)).median() for c, s,
-                         u in zip(changing, steady, unclipped)])
-    assert ratio.max() / ratio.min() > 1.1
-    assert depth.min() > 0
+@pytest.mark.parametrize("change", [None, 0.3])
+def test_exposure_is_as_recorded(change):
+    """Against the picture without it: where nothing is clipped, photos are brighter by the square root of the gains."""
+    seed = next(seed for seed in range(20) if draw("objects", seed).kind == "drift" and draw("objects", seed).white)
+    world = make_world("objects", seed, change)
+    cameras, gains = trajectory(world, 4, 48, 32), world.exposure.gains(4)
+    exposed, depth = render_world(world, cameras)
+    steady, same_depth = render_world(replace(world, exposure=Exposure()), cameras)
+    dark = (steady < 0.6) & (exposed < 0.6)
+    ratio = torch.where(dark & (steady > 0.05), exposed / steady, torch.nan).flatten(2).nanmedian(dim=2).values
+    assert torch.allclose(ratio, torch.from_numpy(gains).sqrt(), atol=2e-3)
+    assert torch.equal(depth, same_depth) and np.ptp(gains) > 0.01
+
+
+def draw(kind, seed):
+    return make_exposure(np.random.default_rng([seed, KINDS.index(kind), 1]))
+
+
+def test_exposures_differ_by_seed():
+    drawn = [draw(kind, seed) for kind in KINDS for seed in range(40)]
+    assert {exposure.kind for exposure in drawn} == {"constant", "drift", "jumps"}
+    for exposure in drawn:
+        gains = np.log2(exposure.gains(40))
+        change = np.abs(np.diff(gains[:, 1]))
+        assert np.abs(gains[:, 1]).max() <= 0.2501 and np.abs(gains[:, 0] - gains[:, 2]).max() <= 0.121
+        if exposure.kind == "constant":
+            assert (gains == 0).all()
+        else:
+            assert np.ptp(gains[:, 1]) > 0.02 and (exposure.kind == "jumps" or change.max() < 0.06)
+    assert (make_world("objects", 1, 0.0).exposure.gains(5) == 1).all(), "told to keep still"

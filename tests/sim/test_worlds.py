@@ -1,0 +1,73 @@
+"""Many worlds in one command: each once, none missing, whatever interrupts it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from chopgrad_ns.cli.main import main
+from chopgrad_ns.sim.worlds import make_worlds, orders
+from tests.cli.refusals import refused
+
+TINY = ["--frames", "2", "--width", "32", "--height", "24"]
+
+
+def finished(folder: Path) -> dict[str, int]:
+    """Finished scenes and when each was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/world.json")
+            if not path.parent.name.endswith(".part")}
+
+
+def children(parent: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True).stdout
+    return [int(pid) for pid in listed.split()]
+
+
+def test_killed_and_resumed(tmp_path, capsys):
+    """SIGKILL in the middle leaves no process and no half scene; the same command makes what is missing, once."""
+    command = ["sample", "objects", str(tmp_path / "worlds"), "--scenes", "4", "--seed", "3", "--workers", "2", *TINY]
+    process = subprocess.Popen([sys.executable, "-m", "chopgrad_ns.cli.main", *command], stdout=subprocess.DEVNULL)
+    began = time.monotonic()
+    while not (before := finished(tmp_path / "worlds")) and time.monotonic() < began + 120:
+        time.sleep(0.02)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < began + 150:
+        time.sleep(0.05)
+    assert len(workers) >= 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    before = finished(tmp_path / "worlds")
+    assert 1 <= len(before) < 4
+    main([*command, "--workers", "1"])
+    after = finished(tmp_path / "worlds")
+    names = {f"objects-{seed}" for seed in range(3, 7)}
+    assert set(after) == names == {path.name for path in (tmp_path / "worlds").iterdir()}
+    assert all(after[name] == when for name, when in before.items()), "finished ones are kept"
+    shown = capsys.readouterr().out
+    assert f"4 scenes in {tmp_path / 'worlds'}, {4 - len(before)} of them made now" in shown
+    about = json.loads((tmp_path / "worlds" / "objects-5" / "world.json").read_text())
+    assert (about["seed"], about["frames"], about["width"]) == (5, 2, 32)
+    assert make_worlds(tmp_path / "worlds", orders("objects", 4, 3, frames=2, width=32, height=24)) == 0
+    again = ["sample", "objects", tmp_path / "worlds", "--scenes", "4", "--seed", "3"]
+    refused(capsys, *again, message="other settings (2 frames")
+    refused(capsys, *again, *TINY, "--exposure-change", "0.2", message="objects-3 was made with other settings")
+
+
+def test_orders_take_kinds_in_turn():
+    names = [order.name for order in orders("all", 5, 10)]
+    assert names == ["room-10", "courtyard-11", "objects-12", "street-13", "room-14"]
+    assert [order.name for order in orders("street", 2)] == ["street-0", "street-1"]
+
+
+def test_refusals(tmp_path, capsys):
+    refused(capsys, "sample", "all", tmp_path / "new", message="--scenes N")
+    refused(capsys, "sample", "room", tmp_path / "new", "--scenes", "0", message="--scenes is 0")
+    refused(capsys, "sample", "room", tmp_path / "new", "--scenes", "2", "--workers", "0", message="--workers 0")
+    refused(capsys, "sample", "room", tmp_path / "new", "--seed", "-1", message="--seed is -1")
+    refused(capsys, "sample", "all", tmp_path / "new", "--scenes", "2", "--frames", "1", message="1 frames")
+    refused(capsys, "sample", "room", tmp_path / "new", "--width", "8", message="2 frames of 16×16")
+    (tmp_path / "worlds" / "street-1").mkdir(parents=True)
+    refused(capsys, "sample", "street", tmp_path / "worlds", "--scenes", "2", message="is in the way")
+    assert {path.name for path in tmp_path.iterdir()} == {"worlds"} and len(list((tmp_path / "worlds").iterdir())) == 1
