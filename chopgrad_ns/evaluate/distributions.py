@@ -90,8 +90,9 @@ def i3d_features(clip: Frames) -> Float[Tensor, "n 400"]:
     """
     network = i3d().to(clip.device)
     features = [torch.empty(0, 400)]
-    for window in clip[: len(clip) // I3D_FRAMES * I3D_FRAMES].split(I3D_FRAMES):
-        resized = torch.nn.functional.interpolate(window.clamp(0, 1), (I3D_SIZE, I3D_SIZE), mode="bilinear")
+    for start in range(0, len(clip) - I3D_FRAMES + 1, I3D_FRAMES):
+        window = clip[start : start + I3D_FRAMES].clamp(0, 1)
+        resized = torch.nn.functional.interpolate(window, (I3D_SIZE, I3D_SIZE), mode="bilinear")
         features.append(network((2 * resized - 1).transpose(0, 1)[None]).cpu())
     return torch.cat(features)
 

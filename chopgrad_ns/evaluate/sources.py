@@ -139,7 +139,7 @@ def _read(path: Path) -> tuple[list[str] | None, Frames]:
 def _read_video(path: Path) -> Frames:
     try:
         with imageio.get_reader(path, format="ffmpeg") as reader:
-            pictures = np.stack(list(reader))
+            pictures = np.stack([picture for picture in reader])  # its length is infinite, so no list(reader)
     except (OSError, ValueError, RuntimeError, IndexError) as error:
         raise UserError(f"The video {path} cannot be read; write it again, as H.264 in MP4 for instance.") from error
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
