@@ -1,23 +1,25 @@
 """Confidence intervals of means by the bootstrap (Efron 1979; scipy's)."""
 
 import math
+from typing import Optional
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import bootstrap
 
+Interval = Optional[tuple[float, float]]
 FEWEST = 3
 """An interval is given for at least so many things to resample; from so few it is too narrow all the same."""
 RESAMPLES = 2000
 SEED = 0
 
 
-def interval_of_mean(values: Float[np.ndarray, "n"], level: float = 0.95) -> tuple[float, float] | None:
+def interval_of_mean(values: Float[np.ndarray, "n"], level: float = 0.95) -> Interval:
     """Percentile interval of the mean of independent values, such as the means of clips; None for fewer than 3."""
     return _interval(np.asarray(values, dtype=np.float64), np.ones(len(values)), level)
 
 
-def interval_of_series(values: Float[np.ndarray, "n"], level: float = 0.95, block: int | None = None) -> tuple[float, float] | None:
+def interval_of_series(values: Float[np.ndarray, "n"], level: float = 0.95, block: int | None = None) -> Interval:
     """Percentile interval of the mean of a series whose neighbours are alike, such as the frames of one clip.
 
     Blocks of `block` neighbours are resampled (Carlstein 1986: a series cut into blocks that do not overlap), by
@@ -30,7 +32,7 @@ def interval_of_series(values: Float[np.ndarray, "n"], level: float = 0.95, bloc
     return _interval(np.array([part.sum() for part in blocks]), np.array([len(part) for part in blocks]), level)
 
 
-def _interval(sums: np.ndarray, counts: np.ndarray, level: float) -> tuple[float, float] | None:
+def _interval(sums: np.ndarray, counts: np.ndarray, level: float) -> Interval:
     """Of Σ sums / Σ counts, both drawn together."""
     if len(sums) < FEWEST:
         return None

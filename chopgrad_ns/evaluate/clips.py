@@ -40,8 +40,8 @@ def usable(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 @torch.no_grad()
-def evaluate_clip(prediction: Frames, truth: Frames, metrics: Sequence[str] = ("psnr", "ssim"), mask: MaskLike | None = None,
-                  actor_ids: ActorIds | None = None) -> dict[str, dict[str, Values]]:
+def evaluate_clip(prediction: Frames, truth: Frames, metrics: Sequence[str] = ("psnr", "ssim"),
+                  mask: MaskLike | None = None, actor_ids: ActorIds | None = None) -> dict[str, dict[str, Values]]:
     """A value a frame of each metric in each region, both clips in 0…1: `evaluate_clip(…)["whole"]["psnr"]` is [T].
 
     Metrics are those of `FRAME_METRICS` and `TEMPORAL_METRICS`; others are left to `add_features`. Regions:

@@ -34,7 +34,8 @@ def inception() -> torch.nn.Module:
     Raises:
         UserError: if the weights are neither in torch.hub's folder nor to be downloaded, or broken.
     """
-    return _inception(require(find_weights(INCEPTION_URL, hash_prefix="6726825d"), INCEPTION_URL, "FID's and KID's InceptionV3"))
+    weights = find_weights(INCEPTION_URL, hash_prefix="6726825d")
+    return _inception(require(weights, INCEPTION_URL, "FID's and KID's InceptionV3"))
 
 
 @functools.lru_cache(maxsize=1)
@@ -145,24 +146,20 @@ class FeatureSets:
             known.append(features(frames))
 
     def distances(self) -> dict[str, dict]:
-        """By metric its `value`, and the number of `pictures` or `windows` of 16 frames that it compares.
+        """By metric its `value`, and how many (`count`, `unit`) pictures, or windows of 16 frames, it compares.
 
-        KID has its `std` over subsets too. With fewer than two to compare, or where there can be none, there is a
-        `reason` and no value.
+        KID has its `std` over subsets too. With fewer than two to compare there is a `reason` and no value.
         """
         return {name: self._distance(name) for name in self.names}
 
     def _distance(self, name: str) -> dict:
-        unit = "windows" if name == "fvd" else "pictures"
-        first, second = (torch.cat(known) if known else torch.empty(0)
-                         for known in self.features.get("i3d" if name == "fvd" else "inception", ([], [])))
+        network, unit = ("i3d", f"windows of {I3D_FRAMES} frames") if name == "fvd" else ("inception", "pictures")
+        gathered = self.features.get(network, ([], []))
+        first, second = (torch.cat(known) if known else torch.empty(0) for known in gathered)
+        told = {"value": None, "count": len(first), "unit": unit}
         if len(first) < FEWEST:
-            return {"value": None, unit: len(first), "reason": f"needs at least {FEWEST} {_what(unit)}"}
+            return told | {"reason": f"needs at least {FEWEST} {unit}"}
         if name == "kid":
             value, std = kernel_distance(first, second)
-            return {"value": value, "std": std, unit: len(first)}
-        return {"value": frechet_distance(first, second), unit: len(first)}
-
-
-def _what(unit: str) -> str:
-    return f"windows of {I3D_FRAMES} frames" if unit == "windows" else unit
+            return told | {"value": value, "std": std}
+        return told | {"value": frechet_distance(first, second)}

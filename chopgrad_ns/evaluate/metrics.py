@@ -108,5 +108,5 @@ def evaluate_frames(prediction: Frames, target: Frames, metric: Perceptual) -> d
 def check_frames(prediction: Frames, target: Frames) -> None:
     """Raise ValueError unless both are the same [T, 3, H, W] with at least one frame."""
     if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 3 or not len(prediction):
-        raise ValueError(f"predicted frames have shape {tuple(prediction.shape)}, true ones {tuple(target.shape)}; both "
-                         "must be the same [T, 3, H, W] with at least one frame")
+        raise ValueError(f"predicted frames have shape {tuple(prediction.shape)}, true ones {tuple(target.shape)}; "
+                         "both must be the same [T, 3, H, W] with at least one frame")

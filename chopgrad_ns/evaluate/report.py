@@ -17,8 +17,9 @@ from chopgrad_ns.evaluate.distributions import DISTRIBUTION_METRICS, ENOUGH
 from chopgrad_ns.evaluate.metrics import Values
 from chopgrad_ns.evaluate.regions import PADDING, SMALLEST
 
-COMPUTED_BY = ("chopgrad-ns", "torch", "torchvision", "torchmetrics", "pytorch-msssim", "lpips", "stlpips-pytorch", "piq",
-               "torch-fidelity", "cd-fvd", "opencv-python-headless", "scipy")
+COMPUTED_BY = ("chopgrad-ns", "torch", "torchvision", "torchmetrics", "pytorch-msssim", "lpips", "stlpips-pytorch",
+               "piq", "torch-fidelity", "cd-fvd", "opencv-python-headless", "scipy")
+BLOCKS = "blocks of neighbouring frames"
 
 
 @dataclass
@@ -36,7 +37,7 @@ class ClipValues:
 
 @dataclass
 class Results:
-    """What was measured: of clips by name, and of all their features by region and metric (`FeatureSets.distances`).
+    """What was measured: of clips by name, and of their features together (`FeatureSets.distances`) by region.
 
     `skipped` are metrics that could not be computed, `left_out` clips, each with the reason.
     """
@@ -50,7 +51,8 @@ class Results:
         """By region and metric `mean`, `ci95` (None where there is too little to resample), and how many `clips` and
         `frames` have a value; for distances between sets what `FeatureSets.distances` gives.
 
-        The mean is that of the clips' means. With several clips these are resampled, with one clip blocks of its frames.
+        The mean is that of the clips' means. With several clips these are resampled, with one clip blocks of its
+        frames.
         """
         regions = dict.fromkeys(region for clip in self.clips.values() for region in clip.values)
         return {region: {metric: self._over_clips(region, metric) for metric in self._metrics(region)}
@@ -60,7 +62,8 @@ class Results:
         return dict.fromkeys(metric for clip in self.clips.values() for metric in clip.values.get(region, {}))
 
     def _over_clips(self, region: str, metric: str) -> dict:
-        series = [clip.values[region][metric] for clip in self.clips.values() if metric in clip.values.get(region, {})]
+        series = [clip.values[region][metric] for clip in self.clips.values()
+                  if metric in clip.values.get(region, {})]
         known = [found for found in (values[np.isfinite(values)] for values in series) if len(found)]
         counts = {"clips": len(known), "frames": sum(map(len, known))}
         if len(self.clips) == 1:
@@ -68,14 +71,19 @@ class Results:
         means = np.array([values.mean() for values in known])
         return {"mean": float(means.mean()) if len(means) else None, "ci95": interval_of_mean(means)} | counts
 
+    def _frames(self) -> int:
+        return sum(len(clip.names) for clip in self.clips.values())
+
+    def _resampled(self) -> str:
+        return "clips" if len(self.clips) > 1 else BLOCKS
+
     def to_json(self, about: dict) -> dict:
         """All of it for `json.dumps`; `about` says what was compared, and how."""
-        resampled = "clips" if len(self.clips) > 1 else "blocks of neighbouring frames"
         return about | {
-            "clips": len(self.clips), "frames": sum(len(clip.names) for clip in self.clips.values()),
+            "clips": len(self.clips), "frames": self._frames(),
             "regions": self.summary(), "skipped": self.skipped, "left_out": self.left_out,
             "per_clip": {name: _clip_json(clip) for name, clip in self.clips.items()},
-            "bootstrap": {"resampled": resampled, "resampled_per_clip": "blocks of neighbouring frames", "method": "percentile",
+            "bootstrap": {"resampled": self._resampled(), "resampled_per_clip": BLOCKS, "method": "percentile",
                           "resamples": RESAMPLES, "seed": SEED},
             "actor_crops": {"smallest_side": SMALLEST, "padding": PADDING},
             "versions": {name: version for name in COMPUTED_BY if (version := _version(name))},
@@ -83,30 +91,31 @@ class Results:
 
     def print(self, title: str) -> None:
         """Print a table of means and 95 % intervals by metric and region, and what is to be known about them."""
-        title += f": {_count(self.clips, 'clip')}, {_count([name for clip in self.clips.values() for name in clip.names], 'frame')}"
+        title += f": {_count(len(self.clips), 'clip')}, {_count(self._frames(), 'frame')}"
         console = Console()
         if not console.is_terminal:
             console = Console(width=250)
         summary = self.summary()
-        table = Table("metric", *summary, title=Text(title), title_justify="left", box=SIMPLE if console.is_terminal else None,
-                      pad_edge=False)
+        table = Table("metric", *summary, title=Text(title), title_justify="left", pad_edge=False,
+                      box=SIMPLE if console.is_terminal else None)
         for metric in dict.fromkeys(metric for metrics in summary.values() for metric in metrics):
             arrow = "↑" if metric in LARGER_IS_BETTER else "↓"
-            table.add_row(f"{metric} {arrow}", *(Text(_cell(metric, metrics.get(metric))) for metrics in summary.values()))
+            cells = (Text(_cell(metric, metrics.get(metric))) for metrics in summary.values())
+            table.add_row(f"{metric} {arrow}", *cells)
         console.print(table)
         for line in self._remarks(summary):
             console.print(Text(line))
 
     def _remarks(self, summary: dict[str, dict[str, dict]]) -> list[str]:
-        resampled = "clips" if len(self.clips) > 1 else "blocks of neighbouring frames"
-        lines = [f"Means [95 % intervals, {resampled} resampled]" + ("; fid, kid and fvd have none." if self.distances else ".")]
+        without = "; fid, kid and fvd have none" if self.distances else ""
+        lines = [f"Means [95 % intervals, {self._resampled()} resampled]{without}."]
         for region, metrics in summary.items():
-            fid = metrics.get("fid", metrics.get("kid"))
-            if fid and fid["value"] is not None and fid["pictures"] < ENOUGH:
-                lines.append(f"{region}: FID and KID of {fid['pictures']} pictures; under {ENOUGH} they say little, so compare them "
-                             "only with those of as many.")
-            lines += [f"{region}: no {name}, which {metrics[name]['reason']}" for name in DISTRIBUTION_METRICS
-                      if "reason" in metrics.get(name, {})]
+            for name, found in ((name, metrics[name]) for name in DISTRIBUTION_METRICS if name in metrics):
+                if "reason" in found:
+                    lines.append(f"{region}: no {name}, which {found['reason']}.")
+                elif found["count"] < ENOUGH:
+                    lines.append(f"{region}: {name} of {found['count']} {found['unit']}; under {ENOUGH} it says little, "
+                                 "so compare it only with that of as many.")
         return lines + [f"Skipped {name}: {reason}" for name, reason in self.skipped.items()]
 
 
@@ -116,8 +125,8 @@ def _over_frames(values: Float[np.ndarray, "t"]) -> dict:
 
 
 def _clip_json(clip: ClipValues) -> dict:
-    regions = {region: {metric: _over_frames(values) | {"per_frame": [round(float(value), 6) if math.isfinite(value) else None
-                                                                      for value in values]}
+    told = lambda values: [round(float(value), 6) if math.isfinite(value) else None for value in values]  # noqa: E731
+    regions = {region: {metric: _over_frames(values) | {"per_frame": told(values)}
                         for metric, values in metrics.items()} for region, metrics in clip.values.items()}
     return {"names": clip.names, "regions": regions}
 
@@ -133,8 +142,8 @@ def _cell(metric: str, found: dict | None) -> str:
     return f"{value:.{digits}f}" + (f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else "")
 
 
-def _count(things, what: str) -> str:
-    return f"{len(things)} {what}" + ("" if len(things) == 1 else "s")
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _version(package: str) -> str | None:

@@ -1,7 +1,8 @@
 """Predictions, truths, masks and actor ids on disk, matched by name, one clip in memory at a time.
 
-A clip is a folder of frames or a video file. Masks are clips too: pixels over half brightness in any colour are inside.
-Actor ids are folders of 8-bit PNG with one channel (grey or palette), whose values are the ids.
+A clip is a folder of frames, or one with `frames/` in it as `chopgrad refine` writes, or a video file. Masks are clips
+too: pixels over half brightness in any colour are inside. Actor ids are folders of 8-bit PNG with one channel (grey or
+palette), whose values are the ids.
 """
 
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.metrics import Frames, Mask
 
 PICTURES = (".png", ".jpg", ".jpeg")
+A_CLIP = "a folder of frames, a video, or a folder of such clips"
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
 
@@ -41,6 +43,11 @@ class ClipPair:
     truth: Frames
     mask: Mask | None = None
     actor_ids: UInt8[Tensor, "t 1 h w"] | None = None
+
+    def to(self, device: str) -> "ClipPair":
+        """The same on another device."""
+        moved = (None if x is None else x.to(device) for x in (self.prediction, self.truth, self.mask, self.actor_ids))
+        return ClipPair(self.names, *moved)
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,9 @@ def _clips_in(path: Path) -> dict[str, Path] | None:
     if path.is_file() and path.suffix.lower() in VIDEOS:
         return None
     if not path.is_dir():
-        raise UserError(f"{path} is neither a folder nor a video; give a folder of frames, a video, or a folder of such clips.")
+        raise UserError(f"{path} is neither a folder nor a video; give {A_CLIP}.")
     inside = [child for child in sorted(path.iterdir()) if not child.name.startswith(".") and child.suffix != ".part"]
-    if any(child.suffix.lower() in PICTURES for child in inside):
+    if _frames_of(path) != path or any(child.suffix.lower() in PICTURES for child in inside):
         return None
     clips: dict[str, Path] = {}
     for child in inside:
@@ -93,8 +100,13 @@ def _clips_in(path: Path) -> dict[str, Path] | None:
                 raise UserError(f"{clips[name]} and {child} are both clips called {name}; rename one.")
             clips[name] = child
     if not clips:
-        raise UserError(f"There are no frames and no clips in {path}; give a folder of frames, a video, or a folder of such clips.")
+        raise UserError(f"There are no frames and no clips in {path}; give {A_CLIP}.")
     return clips
+
+
+def _frames_of(folder: Path) -> Path:
+    """Where the frames of a clip's folder are."""
+    return folder / "frames" if (folder / "frames").is_dir() else folder
 
 
 def read_pair(paths: ClipPaths) -> ClipPair:
@@ -119,11 +131,13 @@ def read_pair(paths: ClipPaths) -> ClipPair:
     return pair
 
 
-def _check(path: Path, names: list[str] | None, frames: Tensor, other: Path, other_names: list[str] | None, others: Tensor) -> None:
+def _check(path: Path, names: list[str] | None, frames: Tensor, other: Path, other_names: list[str] | None,
+           others: Tensor) -> None:
+    """Raise UserError unless a clip has another's frames, by name where both have names, and its size."""
     if names is not None and other_names is not None and names != other_names:
         different = sorted(set(names) ^ set(other_names))
-        raise UserError(f"{path} and {other} do not hold the same frames; {different[0]} is in one of them only, so make "
-                        "their names agree.")
+        raise UserError(f"{path} and {other} do not hold the same frames; {different[0]} is in one of them only, so "
+                        "make their names agree.")
     if len(frames) != len(others):
         raise UserError(f"{path} has {len(frames)} frames and {other} has {len(others)}; make their lengths agree.")
     if frames.shape[-2:] != others.shape[-2:]:
@@ -133,13 +147,13 @@ def _check(path: Path, names: list[str] | None, frames: Tensor, other: Path, oth
 
 def _read(path: Path) -> tuple[list[str] | None, Frames]:
     """Names and frames of a clip; None for names of a video's."""
-    return read_frames(path) if path.is_dir() else (None, _read_video(path))
+    return read_frames(_frames_of(path)) if path.is_dir() else (None, _read_video(path))
 
 
 def _read_video(path: Path) -> Frames:
     try:
         with imageio.get_reader(path, format="ffmpeg") as reader:
-            pictures = np.stack([picture for picture in reader])  # its length is infinite, so no list(reader)
+            pictures = np.stack([picture for picture in reader])  # no list(reader): it says that it is infinite
     except (OSError, ValueError, RuntimeError, IndexError) as error:
         raise UserError(f"The video {path} cannot be read; write it again, as H.264 in MP4 for instance.") from error
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
@@ -157,7 +171,7 @@ def _read_ids(folder: Path) -> tuple[list[str], UInt8[Tensor, "t 1 h w"]]:
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"The actor ids {path} cannot be read; write them again as 8-bit PNG.") from error
         if ids is None or ids.shape != (maps or [ids])[0].shape:
-            raise UserError(f"{path} is not a map of actor ids as large as the first one; write 8-bit PNG with one channel, all of "
-                            "one size.")
+            raise UserError(f"{path} is not a map of actor ids as large as the first one; write 8-bit PNG with one "
+                            "channel, all of one size.")
         maps.append(ids)
     return [path.stem for path in files], torch.from_numpy(np.stack(maps))[:, None]

@@ -22,7 +22,7 @@ SMALLEST = 16
 
 @dataclass(frozen=True)
 class Motion:
-    """Where each pixel was in the frame before, as an offset (x to the right, y down) in pixels, and whether it was seen.
+    """Where each pixel was in the frame before, as an offset (x to the right, y down) in pixels; whether it was seen.
 
     The first frame has flow 0 and sees nothing.
     """

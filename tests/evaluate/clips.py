@@ -9,7 +9,7 @@ def moving_texture(frames: int = 3, size=(40, 56), step=(2.0, 1.0)) -> torch.Ten
     clip = []
     for t in range(frames):
         u, v = x - step[0] * t, y - step[1] * t
-        waves = torch.sin(0.5 * u + 0.2 * v) + torch.sin(0.31 * v - 0.1 * u) + torch.sin(0.23 * u - 0.41 * v) + torch.sin(0.9 * u + 0.7 * v)
+        waves = sum(torch.sin(a * u + b * v) for a, b in ((0.5, 0.2), (-0.1, 0.31), (0.23, -0.41), (0.9, 0.7)))
         clip.append(torch.stack([0.5 + 0.1 * waves * scale for scale in (1.0, 0.8, 0.6)]))
     return torch.stack(clip)
 
@@ -27,4 +27,5 @@ def disc(clip: torch.Tensor) -> torch.Tensor:
     height, width = clip.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     radius = min(height, width) / 3
-    return torch.stack([(x - width / 2.5 - t) ** 2 + (y - height / 2) ** 2 < radius**2 for t in range(len(clip))])[:, None]
+    discs = [(x - width / 2.5 - t) ** 2 + (y - height / 2) ** 2 < radius**2 for t in range(len(clip))]
+    return torch.stack(discs)[:, None]

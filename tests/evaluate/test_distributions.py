@@ -10,7 +10,8 @@ from pytorch_fid import inception as pytorch_fid_inception
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.evaluate import add_features, frechet_distance, i3d_features, inception_features, kernel_distance, usable
+from chopgrad_ns.evaluate import (add_features, frechet_distance, i3d_features, inception_features, kernel_distance,
+                                  usable)
 from chopgrad_ns.evaluate.distributions import I3D_URL, INCEPTION_URL
 from tests.evaluate.clips import disc, noisy_clip
 
@@ -23,7 +24,8 @@ def features(count: int, size: int = 12, seed: int = 0, shift: float = 0.0) -> t
 
 def test_frechet_distance_is_pytorch_fids():
     first, second = features(60), features(40, seed=1, shift=0.3)
-    statistics = [part for x in (first, second) for part in (x.double().mean(0).numpy(), np.cov(x.double().numpy(), rowvar=False))]
+    statistics = [part for x in (first.double().numpy(), second.double().numpy())
+                  for part in (x.mean(axis=0), np.cov(x, rowvar=False))]
     assert frechet_distance(first, second) == pytest.approx(fid_score.calculate_frechet_distance(*statistics), rel=1e-6)
     assert frechet_distance(first, second) == pytest.approx(distance_of_few(first, second), rel=1e-6)
     assert frechet_distance(first, second) > 0.1 and frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
@@ -36,7 +38,8 @@ def test_kernel_distance_is_torchmetrics():
     theirs.update(second, real=True)
     theirs.update(first, real=False)
     mean, std = kernel_distance(first, second)
-    assert mean == pytest.approx(float(theirs.compute()[0]), rel=1e-4) and mean > 0.01 and std == pytest.approx(0, abs=1e-9)
+    assert mean == pytest.approx(float(theirs.compute()[0]), rel=1e-4) and mean > 0.01
+    assert std == pytest.approx(0, abs=1e-9)
 
 
 def test_kernel_distance_is_unbiased():
@@ -53,7 +56,8 @@ def test_inception_features_are_pytorch_fids(feature_hub, random_inception, with
     found = inception_features(pictures)
     with torch.no_grad():  # it scales by 2x − 1, ours (as TensorFlow's) by (byte − 128) / 128
         expected = theirs((pictures * 255).round() / 256)[0].flatten(1)
-    assert found.shape == (3, 2048) and torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert found.shape == (3, 2048)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     assert found.std(dim=0).max() > 1e-3
 
 
@@ -63,9 +67,10 @@ def test_fvd_is_cd_fvds(feature_hub):
     theirs = load_i3d_model("cpu", str(feature_hub / I3D_URL.rsplit("/", 1)[1]))
     found, true = (i3d_features(torch.cat([clip, clip[:5]])) for clip in (prediction, truth))
     with torch.no_grad():
-        expected = theirs(preprocess_i3d((prediction.reshape(2, 16, 3, 40, 56).permute(0, 1, 3, 4, 2) * 255).numpy()))
-    assert found.shape == (2, 400) and torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    distance = float(cdfvd_distance(expected.double(), true.double()))
+        expected = theirs(preprocess_i3d((prediction[None, 16:].permute(0, 1, 3, 4, 2) * 255).numpy()))
+    assert found.shape == (2, 400)
+    assert torch.allclose(found[1:], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    distance = float(cdfvd_distance(found.double(), true.double()))
     assert frechet_distance(found, true) == pytest.approx(distance, rel=1e-3) and distance > 1e-3
     assert i3d_features(truth[:15]).shape == (0, 400)
 
@@ -83,15 +88,16 @@ def test_sets_by_region(feature_hub, monkeypatch):
     ids[3, :, 10:30, 20:45] = 2
     sets = {}
     add_features(sets, ["psnr", "fid"], prediction, truth, mask, ids)
-    assert list(sets) == ["whole", "inside", "outside", "actors"] and all(known.names == ("fid",) for known in sets.values())
-    counts = {region: known.distances()["fid"]["pictures"] for region, known in sets.items()}
+    assert list(sets) == ["whole", "inside", "outside", "actors"]
+    assert all(known.names == ("fid",) for known in sets.values())
+    counts = {region: known.distances()["fid"]["count"] for region, known in sets.items()}
     assert counts == {"whole": 4, "inside": 3, "outside": 4, "actors": 2}
     assert torch.equal(seen[2], torch.where(mask, prediction, truth)[[0, 1, 3]])
     assert torch.equal(seen[6], prediction[1:2, :, 2:28, 0:36]) and torch.equal(seen[7], truth[1:2, :, 2:28, 0:36])
 
 
 def distance_of_few(first, second):
-    """Fréchet distance by numpy where covariances Aᵀ A and Bᵀ B have few rows: Tr √(Aᵀ A Bᵀ B) is A Bᵀ's nuclear norm."""
+    """Fréchet distance by numpy, for A and B of few rows: Tr √(Aᵀ A Bᵀ B) is the nuclear norm of A Bᵀ."""
     first, second = (x.double().numpy() for x in (first, second))
     a, b = ((x - x.mean(axis=0)) / (len(x) - 1) ** 0.5 for x in (first, second))
     means = ((first.mean(axis=0) - second.mean(axis=0)) ** 2).sum()
@@ -104,10 +110,11 @@ def test_fid_of_a_clip_from_frames_to_number(feature_hub):
     add_features(sets, ["fid", "kid", "fvd"], prediction, truth)
     found = sets["whole"].distances()
     expected = [inception_features(clip) for clip in (prediction, truth)]
-    assert found["fid"] == {"value": pytest.approx(distance_of_few(*expected), rel=1e-3), "pictures": 3}
-    assert found["fid"]["value"] > 1e-3
-    assert found["kid"]["value"] == pytest.approx(kernel_distance(*expected)[0]) and found["kid"]["pictures"] == 3
-    assert found["fvd"] == {"value": None, "windows": 0, "reason": "needs at least 2 windows of 16 frames"}
+    distance = distance_of_few(*expected)
+    assert found["fid"] == {"value": pytest.approx(distance, rel=1e-3), "count": 3, "unit": "pictures"}
+    assert distance > 1e-3
+    assert found["kid"]["value"] == pytest.approx(kernel_distance(*expected)[0]) and found["kid"]["count"] == 3
+    assert found["fvd"]["value"] is None and found["fvd"]["reason"] == "needs at least 2 windows of 16 frames"
 
 
 def test_missing_weights_are_named_and_metrics_skipped(empty_hub):

@@ -17,7 +17,8 @@ from tests.evaluate.clips import disc, noisy_clip
 
 def test_psnr_is_scikit_images():
     prediction, truth = noisy_clip()
-    expected = [skimage.metrics.peak_signal_noise_ratio(b.numpy(), a.numpy(), data_range=1.0) for a, b in zip(prediction, truth)]
+    expected = [skimage.metrics.peak_signal_noise_ratio(b.numpy(), a.numpy(), data_range=1.0)
+                for a, b in zip(prediction, truth)]
     assert psnr(prediction, truth).tolist() == pytest.approx(expected, abs=1e-4)
 
 
@@ -79,7 +80,8 @@ def test_what_is_outside_the_mask_does_not_matter():
         assert torch.allclose(measure(spoilt, truth, mask), measure(prediction, truth, mask), atol=1e-5)
         assert (measure(spoilt, truth) - measure(prediction, truth)).abs().min() > 1e-3
     far = torch.nn.functional.max_pool2d(mask.float(), 11, 1, 5) == 0
-    assert torch.allclose(ssim(torch.where(far, 1 - prediction, prediction), truth, mask), ssim(prediction, truth, mask), atol=1e-5)
+    spoilt = torch.where(far, 1 - prediction, prediction)
+    assert torch.allclose(ssim(spoilt, truth, mask), ssim(prediction, truth, mask), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim", "st_lpips"])
@@ -97,7 +99,8 @@ def test_lpips_is_the_lpips_packages(random_hub, random_vgg, without_init):
     """On the same random VGG16 and the package's own linear layers."""
     prediction, truth = noisy_clip(frames=2, size=(64, 72))
     theirs = lpips_package.LPIPS(net="vgg", pretrained=True, pnet_rand=True, verbose=False)
-    theirs.net.load_state_dict({name: random_vgg["features." + name.split(".", 1)[1]] for name in theirs.net.state_dict()})
+    theirs.net.load_state_dict({name: random_vgg["features." + name.split(".", 1)[1]]
+                                for name in theirs.net.state_dict()})
     with torch.no_grad():
         for mask in (None, disc(truth)):
             expected = theirs(composite(prediction, truth, mask), truth, normalize=True).flatten()
@@ -112,7 +115,8 @@ def test_st_lpips_is_its_packages():
     theirs = stlpips.LPIPS(net="alex", variant="shift_tolerant", verbose=False)
     with torch.no_grad():
         expected = theirs(prediction, truth, normalize=True).flatten()
-    assert torch.allclose(FRAME_METRICS["st_lpips"]()(prediction, truth, None), expected, rtol=1e-4) and expected.min() > 1e-3
+    found = FRAME_METRICS["st_lpips"]()(prediction, truth, None)
+    assert torch.allclose(found, expected, rtol=1e-4) and expected.min() > 1e-3
 
 
 def test_dists_is_piqs(random_hub, monkeypatch, without_init):
@@ -122,7 +126,8 @@ def test_dists_is_piqs(random_hub, monkeypatch, without_init):
     theirs = piq.DISTS(reduction="none")
     for mask in (None, disc(truth)):
         expected = theirs(composite(prediction, truth, mask), truth)
-        assert torch.allclose(FRAME_METRICS["dists"]()(prediction, truth, mask), expected, atol=1e-6) and expected.min() > 1e-3
+        found = FRAME_METRICS["dists"]()(prediction, truth, mask)
+        assert torch.allclose(found, expected, atol=1e-6) and expected.min() > 1e-3
 
 
 def test_composite():

@@ -15,7 +15,7 @@ from tests.evaluate.clips import disc, noisy_clip
 
 
 def two_actors(clip):
-    """Ids [T, 1, H, W]: a disc with id 3 that moves, a bar with id 200 at the border, a speck with id 9 that is too small."""
+    """Ids [T, 1, H, W]: a disc with id 3 that moves, a bar with id 200 at the border, too small a speck with id 9."""
     ids = torch.where(disc(clip), 3, 0).to(torch.uint8)
     ids[1:, :, :18, -20:] = 200
     ids[:, :, -4:, :4] = 9
@@ -31,7 +31,8 @@ def test_boxes_are_scikit_images_grown_and_cut():
             top, left, bottom, right = region.bbox
             if min(bottom - top, right - left) >= 16:
                 more = math.ceil(0.1 * max(bottom - top, right - left))
-                expected.append(Box(t, region.label, max(top - more, 0), min(bottom + more, 40), max(left - more, 0), min(right + more, 56)))
+                expected.append(Box(t, region.label, max(top - more, 0), min(bottom + more, 40), max(left - more, 0),
+                                    min(right + more, 56)))
     assert actor_boxes(ids) == expected and [box.actor for box in expected] == [3, 3, 200, 3, 200]
     assert {box.actor for box in actor_boxes(ids, smallest=4)} == {3, 9, 200}
     tight = actor_boxes(ids, padding=0.0)[2]
@@ -54,12 +55,14 @@ def test_values_by_region():
     names = ["psnr", "ssim", "st_lpips", "warp_error", "flicker"]
     values = evaluate_clip(prediction, truth, names, mask.float(), ids)
     assert list(values) == ["whole", "inside", "outside", "actors"]
-    assert all(list(metrics) == names and all(found.shape == (3,) for found in metrics.values()) for metrics in values.values())
+    assert all(list(metrics) == names for metrics in values.values())
+    assert all(found.shape == (3,) for metrics in values.values() for found in metrics.values())
     motion = motion_of(truth)
     for region, where in (("whole", None), ("inside", mask), ("outside", ~mask)):
         for name in names[:3]:
             assert torch.allclose(values[region][name], FRAME_METRICS[name]()(prediction, truth, where), atol=1e-5)
-        for name, expected in (("warp_error", warp_error(prediction, motion, where)), ("flicker", flicker(prediction, truth, motion, where))):
+        for name, expected in (("warp_error", warp_error(prediction, motion, where)),
+                               ("flicker", flicker(prediction, truth, motion, where))):
             assert torch.allclose(values[region][name], expected, equal_nan=True)
     in_boxes = warp_error(prediction, motion, mask_of_boxes(actor_boxes(ids), truth))
     assert torch.allclose(values["actors"]["warp_error"], in_boxes, equal_nan=True)
@@ -83,16 +86,18 @@ def test_actors_are_means_over_crops_of_a_frame():
         for t in range(3):
             crops = [[clip[t : t + 1, :, box.top : box.bottom, box.left : box.right] for clip in (prediction, truth)]
                      for box in actor_boxes(ids) if box.frame == t]
-            assert float(values[name][t]) == pytest.approx(sum(float(measure(*pair)) for pair in crops) / len(crops), abs=1e-4)
+            expected = sum(float(measure(*pair)) for pair in crops) / len(crops)
+            assert float(values[name][t]) == pytest.approx(expected, abs=1e-4)
     ids[0] = 0
-    assert evaluate_clip(prediction, truth, ["psnr"], actor_ids=ids)["actors"]["psnr"].isnan().tolist() == [True, False, False]
+    without = evaluate_clip(prediction, truth, ["psnr"], actor_ids=ids)["actors"]["psnr"]
+    assert without.isnan().tolist() == [True, False, False]
 
 
 def test_predictions_are_clamped_and_masks_are_over_a_half():
     prediction, truth = noisy_clip()
-    mask = 0.4 + 0.2 * disc(truth)
-    values = evaluate_clip(prediction + 3 * (prediction > 0.8), truth, ["psnr"], mask)
-    assert torch.allclose(values["inside"]["psnr"], psnr((prediction + 3 * (prediction > 0.8)).clamp(0, 1), truth, disc(truth)))
+    bright = prediction + 3 * (prediction > 0.8)
+    values = evaluate_clip(bright, truth, ["psnr"], 0.4 + 0.2 * disc(truth))
+    assert torch.allclose(values["inside"]["psnr"], psnr(bright.clamp(0, 1), truth, disc(truth)))
 
 
 def test_shapes_that_do_not_fit():
