@@ -7,7 +7,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.evaluate.distributions import DISTRIBUTION_METRICS, FeatureSets
+from chopgrad_ns.evaluate.distributions import (DISTRIBUTION_METRICS, FeatureSets, i3d_features,
+                                                inception_features)
 from chopgrad_ns.evaluate.metrics import FRAME_METRICS, Frames, Mask, Values, check_frames, composite, measured
 from chopgrad_ns.evaluate.regions import Box, actor_boxes, mask_of, mask_of_boxes
 from chopgrad_ns.evaluate.temporal import flicker, motion_of, warp_error
@@ -85,17 +86,22 @@ def add_features(sets: dict[str, FeatureSets], names: Sequence[str], prediction:
     are of another place and size in each frame.
     """
     check_frames(prediction, truth)
+    names = tuple(name for name in names if name in DISTRIBUTION_METRICS)
+    of_pictures, of_windows = {"fid", "kid"} & set(names), "fvd" in names
+    true_pictures = inception_features(truth) if of_pictures else None
+    true_windows = i3d_features(truth) if of_windows else None
     for region, where in _masks(truth, mask).items():
-        known = sets.setdefault(region, FeatureSets(tuple(name for name in names if name in DISTRIBUTION_METRICS)))
+        known = sets.setdefault(region, FeatureSets(names))
         shown = composite(prediction, truth, where)
-        there = slice(None) if where is None else where.flatten(1).any(dim=1)
-        known.add_pictures(shown[there], truth[there])
-        if where is None or where.any():
-            known.add_clip(shown, truth)
+        there = torch.ones_like(truth[:, 0, 0, 0], dtype=torch.bool) if where is None else where.flatten(1).any(dim=1)
+        if of_pictures and there.any():
+            known.add_pictures(inception_features(shown[there]), true_pictures[there.cpu()])
+        if of_windows and there.any():
+            known.add_windows(i3d_features(shown), true_windows)
     if actor_ids is not None:
-        known = sets.setdefault("actors", FeatureSets(tuple(name for name in names if name in ("fid", "kid"))))
-        for first, second in _crops(prediction, truth, _boxes(truth, actor_ids)):
-            known.add_pictures(first, second)
+        known = sets.setdefault("actors", FeatureSets(tuple(name for name in names if name != "fvd")))
+        for pair in _crops(prediction, truth, _boxes(truth, actor_ids)) if of_pictures else ():
+            known.add_pictures(*map(inception_features, pair))
 
 
 def _masks(truth: Frames, mask: MaskLike | None) -> dict[str, Mask | None]:

@@ -129,21 +129,18 @@ class FeatureSets:
     """Features of predictions and truths, gathered clip by clip, and their distances by name (`fid`, `kid`, `fvd`)."""
 
     names: tuple[str, ...]
-    features: dict[str, tuple[list[Tensor], list[Tensor]]] = field(default_factory=dict)
+    pictures: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
+    windows: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
 
-    def add_pictures(self, prediction: Frames, truth: Frames) -> None:
-        """Pictures of one size for FID and KID; those of other calls may have another."""
-        if len(truth) and {"fid", "kid"} & set(self.names):
-            self._add("inception", inception_features, prediction, truth)
+    def add_pictures(self, prediction: Float[Tensor, "n 2048"], truth: Float[Tensor, "n 2048"]) -> None:
+        """`inception_features` for FID and KID."""
+        self.pictures[0].append(prediction)
+        self.pictures[1].append(truth)
 
-    def add_clip(self, prediction: Frames, truth: Frames) -> None:
-        """A clip for FVD."""
-        if "fvd" in self.names:
-            self._add("i3d", i3d_features, prediction, truth)
-
-    def _add(self, network: str, features, prediction: Frames, truth: Frames) -> None:
-        for known, frames in zip(self.features.setdefault(network, ([], [])), (prediction, truth)):
-            known.append(features(frames))
+    def add_windows(self, prediction: Float[Tensor, "n 400"], truth: Float[Tensor, "n 400"]) -> None:
+        """`i3d_features` for FVD."""
+        self.windows[0].append(prediction)
+        self.windows[1].append(truth)
 
     def distances(self) -> dict[str, dict]:
         """By metric its `value`, and how many (`count`, `unit`) pictures, or windows of 16 frames, it compares.
@@ -153,8 +150,8 @@ class FeatureSets:
         return {name: self._distance(name) for name in self.names}
 
     def _distance(self, name: str) -> dict:
-        network, unit = ("i3d", f"windows of {I3D_FRAMES} frames") if name == "fvd" else ("inception", "pictures")
-        gathered = self.features.get(network, ([], []))
+        windows = name == "fvd"
+        gathered, unit = (self.windows, f"windows of {I3D_FRAMES} frames") if windows else (self.pictures, "pictures")
         first, second = (torch.cat(known) if known else torch.empty(0) for known in gathered)
         told = {"value": None, "count": len(first), "unit": unit}
         if len(first) < FEWEST:

@@ -109,13 +109,16 @@ class Results:
     def _remarks(self, summary: dict[str, dict[str, dict]]) -> list[str]:
         without = "; fid, kid and fvd have none" if self.distances else ""
         lines = [f"Means [95 % intervals, {self._resampled()} resampled]{without}."]
+        few = {}
         for region, metrics in summary.items():
             for name, found in ((name, metrics[name]) for name in DISTRIBUTION_METRICS if name in metrics):
                 if "reason" in found:
                     lines.append(f"{region}: no {name}, which {found['reason']}.")
                 elif found["count"] < ENOUGH:
-                    lines.append(f"{region}: {name} of {found['count']} {found['unit']}; under {ENOUGH} it says little, "
-                                 "so compare it only with that of as many.")
+                    few[f"{region} {found['count']} {found['unit']}"] = None
+        if few:
+            lines.append(f"Of fewer than {ENOUGH} samples fid, kid and fvd say little; compare them only with those of as "
+                         f"many: {'; '.join(few)}.")
         return lines + [f"Skipped {name}: {reason}" for name, reason in self.skipped.items()]
 
 

@@ -1,15 +1,17 @@
 """`chopgrad evaluate`: clips and folders of clips, what it writes and prints, and what it does with bad input."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from chopgrad_ns.cli import evaluate as evaluate_command
 from chopgrad_ns.cli.main import main
 from chopgrad_ns.data.video import write_frames, write_video
-from chopgrad_ns.evaluate import evaluate_clip, frechet_distance, interval_of_mean, interval_of_series
+from chopgrad_ns.evaluate import METRICS, evaluate_clip, frechet_distance, interval_of_mean, interval_of_series
 from chopgrad_ns.evaluate.distributions import DISTRIBUTION_METRICS
 from tests.cli.refusals import refused
 from tests.evaluate.clips import disc, noisy_clip
@@ -49,6 +51,11 @@ def evaluate(folder, *options, code=None, output=True, paths=("predicted", "trut
             main([str(argument) for argument in arguments])
         assert caught.value.code == code
     return json.loads((folder / "out.json").read_text()) if output else None
+
+
+def test_help_names_all_metrics():
+    told = evaluate_command.run.__doc__.split("names among ")[1].split(";")[0]
+    assert tuple(re.findall(r"\w+", told.replace(" and ", " "))) == METRICS
 
 
 def test_one_clip(folders, capsys):
@@ -101,7 +108,7 @@ def test_folders_of_clips_with_masks_and_actors(folders, empty_hub, capsys):
 def test_distances_are_of_all_clips_together(folders, monkeypatch):
     """With a network that is quickly told: the mean colours and their squares."""
     colours = lambda x: torch.cat([x.mean(dim=(2, 3)), x.square().mean(dim=(2, 3))], dim=1)  # noqa: E731
-    monkeypatch.setattr("chopgrad_ns.evaluate.distributions.inception_features", colours)
+    monkeypatch.setattr("chopgrad_ns.evaluate.clips.inception_features", colours)
     monkeypatch.setitem(DISTRIBUTION_METRICS, "fid", lambda: None)
     found = evaluate(folders, "--metrics", "fid", "--masks", folders / "masks")["regions"]
     pairs = [[as_written(clip) for clip in noisy_clip(3 + index, (40, 48), seed=index)] for index in range(4)]

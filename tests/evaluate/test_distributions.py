@@ -78,7 +78,7 @@ def test_fvd_is_cd_fvds(feature_hub):
 def test_sets_by_region(feature_hub, monkeypatch):
     """Which pictures reach the network, frame by frame."""
     seen = []
-    monkeypatch.setattr("chopgrad_ns.evaluate.distributions.inception_features",
+    monkeypatch.setattr("chopgrad_ns.evaluate.clips.inception_features",
                         lambda pictures: seen.append(pictures) or pictures.mean(dim=(2, 3)))
     prediction, truth = noisy_clip(frames=4)
     mask = disc(truth)
@@ -93,7 +93,9 @@ def test_sets_by_region(feature_hub, monkeypatch):
     counts = {region: known.distances()["fid"]["count"] for region, known in sets.items()}
     assert counts == {"whole": 4, "inside": 3, "outside": 4, "actors": 2}
     assert torch.equal(seen[2], torch.where(mask, prediction, truth)[[0, 1, 3]])
-    assert torch.equal(seen[6], prediction[1:2, :, 2:28, 0:36]) and torch.equal(seen[7], truth[1:2, :, 2:28, 0:36])
+    assert torch.equal(seen[4], prediction[1:2, :, 2:28, 0:36]) and torch.equal(seen[5], truth[1:2, :, 2:28, 0:36])
+    true = sets["inside"].pictures[1][0]
+    assert torch.equal(true, truth[[0, 1, 3]].mean(dim=(2, 3))), "computed once, of the frames that have the region"
 
 
 def distance_of_few(first, second):

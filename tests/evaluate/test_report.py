@@ -66,5 +66,5 @@ def test_table_in_plain_text(capsys):
     assert lines[2].startswith("psnr ↑") and "21.50 [" in lines[2]
     assert lines[3].split() == ["fid", "↓", "41.25"] and lines[4].split() == ["fvd", "↓", "–"]
     assert lines[5].split() == ["ssim", "↑", "0.6000", "[0.6000,", "0.6000]"]
-    assert "whole: fid of 6 pictures; under 2048" in shown and "whole: no fvd, which needs at least 2 windows" in shown
+    assert "as many: whole 6 pictures." in shown and "whole: no fvd, which needs at least 2 windows" in shown
     assert "Skipped dists: DISTS needs a file" in shown
