@@ -69,7 +69,7 @@ def _compare(sources, names: list[str], device: str, results) -> None:
     sets = {}
     with bar("evaluate") as report:
         for done, (clip, paths) in enumerate(sources.clips.items()):
-            report(done, len(sources.clips), lambda: clip)
+            report(done, len(sources.clips))
             try:
                 pair = read_pair(paths).to(device)
                 values = evaluate_clip(pair.prediction, pair.truth, names, pair.mask, pair.actor_ids)

@@ -100,7 +100,8 @@ class Results:
                       box=SIMPLE if console.is_terminal else None)
         for metric in dict.fromkeys(metric for metrics in summary.values() for metric in metrics):
             arrow = "↑" if metric in LARGER_IS_BETTER else "↓"
-            cells = (Text(_cell(metric, metrics.get(metric))) for metrics in summary.values())
+            between = "\n" if console.is_terminal else " "
+            cells = (_cell(metric, metrics.get(metric), between) for metrics in summary.values())
             table.add_row(f"{metric} {arrow}", *cells)
         console.print(table)
         for line in self._remarks(summary):
@@ -117,8 +118,8 @@ class Results:
                 elif found["count"] < ENOUGH:
                     few[f"{region} {found['count']} {found['unit']}"] = None
         if few:
-            lines.append(f"Of fewer than {ENOUGH} samples fid, kid and fvd say little; compare them only with those of as "
-                         f"many: {'; '.join(few)}.")
+            lines.append(f"Of fewer than {ENOUGH} samples fid, kid and fvd say little; compare them only with those of "
+                         f"as many: {'; '.join(few)}.")
         return lines + [f"Skipped {name}: {reason}" for name, reason in self.skipped.items()]
 
 
@@ -134,15 +135,14 @@ def _clip_json(clip: ClipValues) -> dict:
     return {"names": clip.names, "regions": regions}
 
 
-def _cell(metric: str, found: dict | None) -> str:
-    if found is None:
-        return ""
-    digits = 2 if metric in ("psnr", "fid", "fvd") else 4
-    value = found.get("mean", found.get("value"))
+def _cell(metric: str, found: dict | None, between: str) -> Text:
+    """A mean or distance, and its interval where there is one, with `between` between them."""
+    value = None if found is None else found.get("mean", found.get("value"))
     if value is None:
-        return "–"
+        return Text("" if found is None else "–")
+    form = {"psnr": ".2f", "fid": ".2f", "fvd": ".2f", "warp_error": ".3g"}.get(metric, ".4f")
     interval = found.get("ci95")
-    return f"{value:.{digits}f}" + (f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else "")
+    return Text(f"{value:{form}}" + (f"{between}[{interval[0]:{form}}, {interval[1]:{form}}]" if interval else ""))
 
 
 def _count(number: int, what: str) -> str:
