@@ -18,7 +18,7 @@ COMMANDS = {
     "render": "draw a splat along a trajectory, frame by frame to disk",
     "refine": "render a splat along a trajectory and refine the frames in one step",
     "splat": "tell what splat files hold; merge, move, crop and convert them (PLY, compressed PLY, SPZ)",
-    "evaluate": "compare two folders of frames",
+    "evaluate": "compare frames, videos or folders of clips with the truth",
     "profile": "measure memory, time and gradient errors of backpropagation through a causal video decoder",
 }
 

@@ -53,7 +53,7 @@ def warped_flicker(prediction: Float[Tensor, "b 3 t h w"], target: Float[Tensor,
         raise ValueError(f"the target has {target.shape[1]} channels and no flow; make it with `with_flow(target, flow)`")
     error = error_of(at_least_float32(prediction), at_least_float32(target))
     weight, flow = target[:, 3:4].to(error), target[:, 4:].to(error)
-    warped, inside = _warp(torch.cat([error * weight, weight], dim=1)[:, :, :-1], flow[:, :, 1:])
+    warped, inside = warp(torch.cat([error * weight, weight], dim=1)[:, :, :-1], flow[:, :, 1:])
     weight_before = warped[:, 3:]
     before = warped[:, :3] / weight_before.clamp_min(1e-6)  # so that none is mixed in from neighbours without weight
     values = weighted_mean((error[:, :, 1:] - before).abs(), weight[:, :, 1:] * weight_before * inside)
@@ -64,7 +64,7 @@ warped_flicker.context_frames = 1
 warped_flicker.needs_flow = True
 
 
-def _warp(frames: Float[Tensor, "b c t h w"], flow: Float[Tensor, "b 2 t h w"]) -> tuple[Tensor, Tensor]:
+def warp(frames: Float[Tensor, "b c t h w"], flow: Float[Tensor, "b 2 t h w"]) -> tuple[Tensor, Tensor]:
     """Frames seen at each pixel's place moved by the flow (bilinear), and whether that place [B, 1, t, H, W] is inside."""
     b, c, t, h, w = frames.shape
     y, x = torch.meshgrid(torch.arange(h).to(flow), torch.arange(w).to(flow), indexing="ij")

@@ -49,7 +49,7 @@ def perceptual() -> Perceptual:
         return lpips()
     print(f"LPIPS needs {VGG_FILE} (torchvision), which is neither in {folder()} nor to be downloaded now; measuring "
           f"ST-LPIPS (st_lpips) instead. Put {VGG_URL} there to measure LPIPS.", file=sys.stderr)
-    return Perceptual(_st_lpips(), "st_lpips", normalize=True)
+    return st_lpips()
 
 
 @functools.lru_cache(maxsize=None)
@@ -71,14 +71,16 @@ def lpips() -> Perceptual:
     return Perceptual(network, "lpips", normalize=True)
 
 
-def _st_lpips() -> torch.nn.Module:
+@functools.lru_cache(maxsize=None)
+def st_lpips() -> Perceptual:
+    """ST-LPIPS on AlexNet; its weights come with its package."""
     with contextlib.redirect_stdout(io.StringIO()):
         import stlpips_pytorch.stlpips as package
 
         network = package.LPIPS(net="alex", variant="shift_tolerant", pretrained=False, verbose=False)
     # Not strict, since the package names each linear layer twice and stores it once.
     network.load_state_dict(_shipped(package, "vST0.0/alex_shift_tolerant.pth"), strict=False)
-    return network
+    return Perceptual(network, "st_lpips", normalize=True)
 
 
 def _shipped(package, name: str) -> dict[str, Tensor]:

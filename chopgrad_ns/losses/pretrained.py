@@ -39,15 +39,15 @@ def require(weights: Path | None, url: str, what: str) -> Path:
     return weights
 
 
-def read_tensors(weights: Path, names: list[str], url: str) -> dict[str, Tensor]:
-    """The named tensors of a file of weights; nothing else in it is unpickled.
+def read_tensors(weights: Path, names: list[str] | None, url: str) -> dict[str, Tensor]:
+    """The named tensors of a file of weights, or all that it holds; nothing else in it is unpickled.
 
     Raises:
         UserError: if the file is not one of weights or lacks one of the names.
     """
     try:
         state = dict(torch.load(weights, map_location="cpu", weights_only=True))
-        return {name: state[name].detach() for name in names}
+        return {name: state[name].detach() for name in (state if names is None else names)}
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
         raise UserError(f"{weights} does not hold the weights that {url} has; delete it, or put that file there.") from error
 

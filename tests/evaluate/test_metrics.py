@@ -12,7 +12,8 @@ from chopgrad_ns.evaluate.metrics import evaluate_frames, perceptual_metric, psn
 
 def frames(count: int = 3, height: int = 40, width: int = 56, noise: float = 0.1):
     generator = torch.Generator().manual_seed(1)
-    x = torch.linspace(0, 6, width) + torch.linspace(0, 4, height)[:, None] * torch.arange(1, count + 1).view(-1, 1, 1, 1)
+    steps = torch.arange(1, count + 1).view(-1, 1, 1, 1)
+    x = torch.linspace(0, 6, width) + torch.linspace(0, 4, height)[:, None] * steps
     target = (torch.sin(x) * 0.4 + 0.5).expand(count, 3, height, width)
     return (target + noise * torch.randn(target.shape, generator=generator)).clamp(0, 1), target.contiguous()
 

@@ -1,0 +1,167 @@
+"""Predictions, truths, masks and actor ids on disk, matched by name, one clip in memory at a time.
+
+A clip is a folder of frames, or one with `frames/` in it as `chopgrad refine` writes, or a video file. Masks are clips
+too: pixels over half brightness in any colour are inside. Actor ids are folders of 8-bit PNG with one channel (grey or
+palette), whose values are the ids.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from chopgrad_ns.data.plain_videos import SUFFIXES, open_video
+from chopgrad_ns.data.video import read_frames
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.evaluate.metrics import Frames, Mask
+
+PICTURES = (".png", ".jpg", ".jpeg")
+A_CLIP = "a folder of frames, a video, or a folder of such clips"
+
+
+@dataclass(frozen=True)
+class ClipPaths:
+    """Where what belongs to one clip lies."""
+
+    predicted: Path
+    truth: Path
+    masks: Path | None = None
+    actors: Path | None = None
+
+
+@dataclass
+class ClipPair:
+    """What belongs to one clip; `names` are those of its frames."""
+
+    names: list[str]
+    prediction: Frames
+    truth: Frames
+    mask: Mask | None = None
+    actor_ids: UInt8[Tensor, "t 1 h w"] | None = None
+
+    def to(self, device: str) -> "ClipPair":
+        """The same on another device."""
+        moved = (None if x is None else x.to(device) for x in (self.prediction, self.truth, self.mask, self.actor_ids))
+        return ClipPair(self.names, *moved)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Clips by name, and for each that lacks a part the reason; `many` if they are of folders of clips."""
+
+    clips: dict[str, ClipPaths]
+    left_out: dict[str, str] = field(default_factory=dict)
+    many: bool = False
+
+
+def find_sources(predicted: Path, truth: Path, masks: Path | None = None, actors: Path | None = None) -> Sources:
+    """The clips of paths that are each one clip, or each a folder of clips, matched by name.
+
+    Raises:
+        UserError: for a path that is neither, or where one of them is a clip and another a folder of clips.
+    """
+    paths = [predicted, truth, masks, actors]
+    found = [None if path is None else _clips_in(path) for path in paths]
+    single = [path for path, clips in zip(paths, found) if clips is None and path is not None]
+    if len(single) == len([path for path in paths if path is not None]):
+        return Sources({predicted.stem: ClipPaths(*paths)})
+    if single:
+        many = next(path for path, clips in zip(paths, found) if clips is not None)
+        raise UserError(f"{single[0]} is one clip and {many} a folder of clips; give both alike.")
+    clips, left_out = {}, {}
+    for name in sorted(found[0].keys() | found[1].keys()):
+        missing = [path for path, inside in zip(paths, found) if inside is not None and name not in inside]
+        if missing:
+            left_out[name] = f"it is not in {missing[0]}"
+        else:
+            clips[name] = ClipPaths(*(None if inside is None else inside[name] for inside in found))
+    return Sources(clips, left_out, many=True)
+
+
+def _clips_in(path: Path) -> dict[str, Path] | None:
+    """The clips in a folder by name; None for a path that is a clip itself."""
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return None
+    if not path.is_dir():
+        raise UserError(f"{path} is neither a folder nor a video; give {A_CLIP}.")
+    inside = [child for child in sorted(path.iterdir()) if not child.name.startswith(".") and child.suffix != ".part"]
+    if _frames_of(path) != path or any(child.suffix.lower() in PICTURES for child in inside):
+        return None
+    clips: dict[str, Path] = {}
+    for child in inside:
+        name = child.name if child.is_dir() else child.stem
+        if child.is_dir() or child.suffix.lower() in SUFFIXES:
+            if name in clips:
+                raise UserError(f"{clips[name]} and {child} are both clips called {name}; rename one.")
+            clips[name] = child
+    if not clips:
+        raise UserError(f"There are no frames and no clips in {path}; give {A_CLIP}.")
+    return clips
+
+
+def _frames_of(folder: Path) -> Path:
+    """Where the frames of a clip's folder are."""
+    return folder / "frames" if (folder / "frames").is_dir() else folder
+
+
+def read_pair(paths: ClipPaths) -> ClipPair:
+    """Read a clip's frames, and its masks and actor ids where there are any.
+
+    Frames are matched by name; where one side is a video, whose frames have no names, by their order.
+
+    Raises:
+        UserError: if something cannot be read, or is not of the same frames and size.
+    """
+    names, prediction = _read(paths.predicted)
+    true_names, truth = _read(paths.truth)
+    pair = ClipPair(true_names or names or [f"{t:05d}" for t in range(len(truth))], prediction, truth)
+    _check(paths.predicted, names, prediction, paths.truth, true_names, truth)
+    if paths.masks is not None:
+        mask_names, masks = _read(paths.masks)
+        _check(paths.masks, mask_names, masks, paths.truth, true_names or names, truth)
+        pair.mask = (masks > 0.5).any(dim=1, keepdim=True)
+    if paths.actors is not None:
+        id_names, pair.actor_ids = _read_ids(paths.actors)
+        _check(paths.actors, id_names, pair.actor_ids, paths.truth, true_names or names, truth)
+    return pair
+
+
+def _check(path: Path, names: list[str] | None, frames: Tensor, other: Path, other_names: list[str] | None,
+           others: Tensor) -> None:
+    """Raise UserError unless a clip has another's frames, by name where both have names, and its size."""
+    if names is not None and other_names is not None and names != other_names:
+        different = sorted(set(names) ^ set(other_names))
+        raise UserError(f"{path} and {other} do not hold the same frames; {different[0]} is in one of them only, so "
+                        "make their names agree.")
+    if len(frames) != len(others):
+        raise UserError(f"{path} has {len(frames)} frames and {other} has {len(others)}; make their lengths agree.")
+    if frames.shape[-2:] != others.shape[-2:]:
+        raise UserError(f"The frames in {path} are {frames.shape[-1]}×{frames.shape[-2]} px, those in {other} "
+                        f"{others.shape[-1]}×{others.shape[-2]}; make the sizes agree.")
+
+
+def _read(path: Path) -> tuple[list[str] | None, Frames]:
+    """Names and frames of a clip; None for names of a video's."""
+    return read_frames(_frames_of(path)) if path.is_dir() else (None, open_video(path).read())
+
+
+def _read_ids(folder: Path) -> tuple[list[str], UInt8[Tensor, "t 1 h w"]]:
+    files = sorted(path for path in folder.glob("*.png")) if folder.is_dir() else []
+    if not files:
+        raise UserError(f"There are no PNG files of actor ids in {folder}; give a folder with one for each frame.")
+    maps = []
+    for path in files:
+        try:
+            with Image.open(path) as picture:
+                ids = np.asarray(picture) if picture.mode in ("L", "P") else None
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"The actor ids {path} cannot be read; write them again as 8-bit PNG.") from error
+        if ids is None or ids.shape != (maps or [ids])[0].shape:
+            raise UserError(f"{path} is not a map of actor ids as large as the first one; write 8-bit PNG with one "
+                            "channel, all of one size.")
+        maps.append(ids)
+    return [path.stem for path in files], torch.from_numpy(np.stack(maps))[:, None]
