@@ -325,3 +325,33 @@ def test_refiners_do_not_train_on_smaller_frames_yet(video, tmp_path, capsys):
     main(["pairs", "--output", str(tmp_path / "out"), "--videos", str(video), "--clip-frames", "7", "--tasks", "super-resolution",
           "--degradation", "bicubic"])
     refused(capsys, "finetune", "--pairs", tmp_path / "out", "--output", tmp_path / "refiner", "--steps", 1, message="are smaller")
+
+
+def test_actors_of_a_street_are_cut_out_and_put_back(tmp_path, capsys):
+    """The written scene, which nerfstudio moves and scales, gives the same actors as the world in memory."""
+    from chopgrad_ns.cli.scenes import named_views
+    from chopgrad_ns.data.boxes import box_depth, from_actor
+
+    small = ["--frames", "10", "--width", "96", "--height", "64"]
+    main(["sample", "street", str(tmp_path / "drive"), "--seed", "1", *small])
+    named = named_views(tmp_path / "drive", 8, 96, None, hold_out=False)
+    assert len(named.views) == 10 and named.views.masks is not None and not named.views.masks.all()
+    inside, seen = 0, 0
+    for index, actor in enumerate(named.actors):
+        own = (named.actor_ids == index + 1) & actor.present[:, None, None, None]
+        box = torch.isfinite(box_depth(1.05 * actor.size, from_actor(actor, named.views.cameras)))
+        inside, seen = inside + int((own & box).sum()), seen + int(own.sum())
+    assert seen > 500 and inside > 0.99 * seen, "ids lie where boxes are"
+    steps = ["--steps", "40", "--ways", "actors"]
+    main(["pairs", "--output", str(tmp_path / "out"), "--data", str(tmp_path / "drive"), "--views", "all", "--longest-side", "96",
+          *steps])
+    (entry,) = read_manifest(tmp_path / "out")["pairs"]
+    pair = StoredPair(tmp_path / "out" / "drive-actors").read()
+    assert entry["way"] == "actors" and entry["actors"] == [actor.name for actor in named.actors]
+    assert torch.equal(pair.degraded.actor_ids, named.actor_ids) and (pair.degraded.mask > 0.5).sum() > 200
+    assert torch.equal(pair.clean, (named.views.photos * 255).round() / 255)
+    refused(capsys, "pairs", "--output", tmp_path / "none", "--sample-worlds", 1, "--kinds", "objects", *small, *steps,
+            message="no actors to cut out")
+    (tmp_path / "drive" / "actor_ids" / "00003.png").write_bytes(b"")
+    refused(capsys, "pairs", "--output", tmp_path / "none", "--data", tmp_path / "drive", "--views", "all", *steps,
+            message="00003.png cannot be read")
