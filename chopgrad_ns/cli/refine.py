@@ -17,7 +17,8 @@ def run(scene: Annotated[Path, tyro.conf.Positional], splat: Path, output: Path,
         scene: the scene that the splat was fitted to
         splat: PLY, compressed PLY or SPZ in the scene's coordinates
         output: folder for `frames/*.png`, `splat.mp4`, `refined.mp4` and `before_after.mp4`
-        refiner: "tiny" or a folder with a refiner
+        refiner: "tiny", a folder with a refiner, or "blend", which has learnt nothing: it moves each pixel half way to the
+            photos warped there, as far as these can be believed
         every: every N-th view is a training view, and may serve as a reference
         longest_side: pixels
         frames: length of the trajectory
@@ -27,12 +28,14 @@ def run(scene: Annotated[Path, tyro.conf.Positional], splat: Path, output: Path,
     """
     from chopgrad_ns.cli.scenes import open_scene
     from chopgrad_ns.data import paths
+    from chopgrad_ns.data.references import blend_baseline
     from chopgrad_ns.data.render_clip import render_clip
     from chopgrad_ns.data.video import side_by_side, write_frames, write_video
     from chopgrad_ns.refiner import Refiner
     from chopgrad_ns.splat.gaussians import Gaussians
 
-    model, gaussians = Refiner.from_pretrained(refiner, task="artifact-removal"), Gaussians.load(splat)
+    model = blend_baseline if refiner == "blend" else Refiner.from_pretrained(refiner, task="artifact-removal")
+    gaussians = Gaussians.load(splat)
     views = open_scene(scene, every, longest_side).training_views()
     cameras = paths.beside(views.cameras, frames, beside)
     clip = render_clip(gaussians, cameras, views, count=references)

@@ -83,6 +83,16 @@ def test_refine_writes_frames_and_videos(base):
         assert len(imageio.imread(base / "refined" / f"{name}.mp4")) == 6
 
 
+def test_refine_without_learning(base, tmp_path):
+    """Nearer to the photo where the path goes through a training camera, whose own photo is the nearest reference."""
+    main(["refine", str(base / "scene"), "--splat", str(base / "splat.ply"), "--refiner", "blend", "--output", str(tmp_path),
+          "--frames", "3", *SMALL])
+    truth = imageio.imread(base / "scene" / "images" / "00004.png").astype(float)
+    shown, splat = (imageio.imread(path)[1] if path.suffix == ".mp4" else imageio.imread(path)
+                    for path in (tmp_path / "frames" / "00001.png", tmp_path / "splat.mp4"))
+    assert abs(shown - truth).mean() < 0.8 * abs(splat.astype(float) - truth).mean()
+
+
 def test_refine_beside_the_cameras_sees_something_else(base, tmp_path):
     main(["refine", str(base / "scene"), "--splat", str(base / "splat.ply"), "--output", str(tmp_path), "--frames", "6",
           "--beside", "0.5", *SMALL])
