@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from chopgrad_ns.sim.light import Exposure, Lighting, Sky
-from chopgrad_ns.sim.palette import make_palette
 from chopgrad_ns.sim.raycast import render, render_world
-from chopgrad_ns.sim.sample import FOCAL
+from chopgrad_ns.sim.sample import FOCAL, trajectory
 from chopgrad_ns.sim.shapes import Builder
 from chopgrad_ns.sim.textures import SIZE, Atlas, Material
 from chopgrad_ns.sim.walks import Line
@@ -97,8 +96,6 @@ def test_every_kind_has_mirroring_and_dark_parts(kind):
     meshes = [world.mesh, *world.models.values()]
     for wanted in ({m for m in range(len(world.atlas.mirror)) if world.atlas.mirror[m]}, {p.rubber, p.dark}):
         assert sum(np.isin(mesh.material, list(wanted)).sum() for mesh in meshes) > 0
-    from chopgrad_ns.sim.sample import trajectory
-
     cameras = trajectory(world, 3, 64, 48)
     shiny = render_world(world, cameras)[0]
     world.atlas.mirror = 0 * world.atlas.mirror
