@@ -11,8 +11,9 @@ from chopgrad_ns.data.open3d_import import import_open3d
 from chopgrad_ns.data.references import project
 from chopgrad_ns.data.scene import check_scene
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.sim.sample import POINTS, make_world, photograph, sample_clip, write_scene
+from chopgrad_ns.sim.sample import POINTS, photograph, sample_clip, write_scene
 from chopgrad_ns.splat.cameras import Cameras
+from tests.sim.made import SEED, made
 
 FRAMES, WIDTH, HEIGHT = 12, 96, 64
 
@@ -20,13 +21,13 @@ FRAMES, WIDTH, HEIGHT = 12, 96, 64
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp("worlds") / "room"
-    write_scene(folder, make_world("room", 7), frames=FRAMES, width=WIDTH, height=HEIGHT)
+    write_scene(folder, made("room", 7), frames=FRAMES, width=WIDTH, height=HEIGHT)
     return folder
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return photograph(make_world("room", 7), FRAMES, WIDTH, HEIGHT)
+    return photograph(made("room", 7), FRAMES, WIDTH, HEIGHT)
 
 
 def pictures(folder, kind):
@@ -107,7 +108,7 @@ def test_in_memory(sample):
 
 
 def test_refusals(tmp_path):
-    world = make_world("objects", 0)
+    world = made("objects", SEED)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
     with pytest.raises(UserError, match="not an empty folder"):
@@ -119,5 +120,5 @@ def test_refusals(tmp_path):
 
 
 def test_empty_folder_is_taken(tmp_path):
-    write_scene(tmp_path, make_world("objects", 0), frames=2, width=32, height=24)
+    write_scene(tmp_path, made("objects", SEED), frames=2, width=32, height=24)
     assert check_scene(tmp_path) == "nerfstudio"

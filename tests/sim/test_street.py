@@ -14,11 +14,12 @@ from chopgrad_ns.data.references import lift, project
 from chopgrad_ns.data.scene import check_scene
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.sim.cars import KINDS, build_vehicle
+from chopgrad_ns.sim.light import Exposure
 from chopgrad_ns.sim.raycast import Raycaster, render
 from chopgrad_ns.sim.road import Road, Track
 from chopgrad_ns.sim.sample import photograph, trajectory, write_scene
 from chopgrad_ns.sim.shapes import Builder
-from chopgrad_ns.sim.world import make_world
+from tests.sim.made import SEED, made
 
 WIDTH, HEIGHT, FRAMES, EVERY = 144, 96, 30, 5
 
@@ -26,7 +27,7 @@ WIDTH, HEIGHT, FRAMES, EVERY = 144, 96, 30, 5
 @pytest.fixture(scope="module")
 def world():
     """A street under the sun with a vehicle ahead and one that comes toward us."""
-    return make_world("street", 15, exposure_change=0.0)
+    return replace(made("street", SEED), exposure=Exposure())
 
 
 @pytest.fixture(scope="module")

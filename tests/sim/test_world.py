@@ -13,6 +13,7 @@ from chopgrad_ns.sim.raycast import Raycaster, render_world
 from chopgrad_ns.sim.sample import trajectory
 from chopgrad_ns.sim.textures import LEVELS, PAINTERS, SIZE, Atlas, Material, paint
 from chopgrad_ns.sim.world import KINDS, make_world
+from tests.sim.made import SEED, made
 
 WIDTH, HEIGHT = 96, 64
 
@@ -61,7 +62,7 @@ def test_same_seed_same_pictures_other_seed_others(photographed):
     again.vehicles = [vehicle for vehicle in again.vehicles if not vehicle.track.speed]
     shot = Raycaster(again, again.actors(len(cameras))).frame(cameras[0], 0, again.exposure.gains(len(cameras))[0])
     assert np.array_equal(shot.picture, frames[0].permute(1, 2, 0)) and np.array_equal(shot.depth, depth[0, 0])
-    other = make_world(world.kind, 4)
+    other = made(world.kind, SEED)
     others, other_depth = render_world(other, trajectory(other, 40, WIDTH, HEIGHT)[:1])
     assert (others[0] - frames[0]).abs().mean() > 0.05 and (other_depth[0] - depth[0]).abs().mean() > 0.05
 

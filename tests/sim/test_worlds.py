@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from chopgrad_ns.cli.main import main
 from chopgrad_ns.sim.worlds import make_worlds, orders
 from tests.cli.refusals import refused
@@ -20,11 +22,6 @@ def finished(folder: Path) -> dict[str, int]:
             if not path.parent.name.endswith(".part")}
 
 
-def children(parent: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True).stdout
-    return [int(pid) for pid in listed.split()]
-
-
 def test_killed_and_resumed(tmp_path, capsys):
     """SIGKILL in the middle leaves no process and no half scene; the same command makes what is missing, once."""
     command = ["sample", "objects", str(tmp_path / "worlds"), "--scenes", "4", "--seed", "3", "--workers", "2", *TINY]
@@ -32,12 +29,11 @@ def test_killed_and_resumed(tmp_path, capsys):
     began = time.monotonic()
     while not (before := finished(tmp_path / "worlds")) and time.monotonic() < began + 120:
         time.sleep(0.02)
-    workers = children(process.pid)
+    workers = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < began + 150:
-        time.sleep(0.05)
-    assert len(workers) >= 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    left = psutil.wait_procs(workers, timeout=20)[1]
+    assert len(workers) >= 2 and not left, "no workers are left behind"
     before = finished(tmp_path / "worlds")
     assert 1 <= len(before) < 4
     main([*command, "--workers", "1"])
