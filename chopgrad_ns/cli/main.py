@@ -11,9 +11,9 @@ from chopgrad_ns.errors import Incomplete, UserError
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 COMMANDS = {
-    "sample": "make a sample world: a textured scene with known depth, written as a nerfstudio scene",
+    "sample": "make sample worlds: textured rooms, courtyards, objects and streets with known depth, as nerfstudio scenes",
     "reconstruct": "fit a splat to sparse views of a scene",
-    "pairs": "make degraded/clean pairs from the training views and from sample worlds",
+    "pairs": "make degraded/clean pairs from captures, drives, sample worlds and plain videos",
     "finetune": "fine-tune a video refiner on pairs with pixel losses through its causal decoder",
     "render": "draw a splat along a trajectory, frame by frame to disk",
     "refine": "render a splat along a trajectory and refine the frames in one step",
