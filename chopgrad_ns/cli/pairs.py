@@ -114,7 +114,7 @@ def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None
     alone = workers == 1 and ray is None
     failed: list[str] = []
     with bar("pairs") as report:
-        progress = _Jobs(report, len(left))
+        progress = _Jobs(report, len(left), 1000 if alone else 1)
         work = partial(make_pairs, output=manifest.folder, report=progress.within if alone else None)
         outcomes = run_side_by_side(work, [jobs[index] for index in left], workers or os.cpu_count(), ray)
         for index, result in ((left[position], result) for position, result in outcomes):
@@ -135,19 +135,19 @@ def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None
 
 
 class _Jobs:
-    """Progress of jobs done one after the other, each in a thousand steps, or side by side."""
+    """Progress of jobs, done side by side, or one after the other and each in many steps."""
 
-    def __init__(self, report: Callable[..., None], count: int):
-        self.report, self.count, self.done = report, count, 0
+    def __init__(self, report: Callable[..., None], count: int, parts: int):
+        self.report, self.count, self.parts, self.done = report, count, parts, 0
 
     def within(self, step: int, steps: int, note: Callable[[], str]) -> None:
         """How far the job at hand is."""
-        self.report(1000 * self.done + 1000 * step // steps, 1000 * self.count, note)
+        self.report(self.parts * self.done + self.parts * step // steps, self.parts * self.count, note)
 
     def next(self, source: str) -> None:
         """Another job is done."""
         self.done += 1
-        self.report(1000 * self.done, 1000 * self.count, lambda: f"{source} done")
+        self.report(self.parts * self.done, self.parts * self.count, lambda: f"{source} done")
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
