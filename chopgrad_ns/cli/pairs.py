@@ -109,11 +109,10 @@ def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None
     if not jobs:
         raise UserError("There is nothing to make pairs from; give --data, --sample-worlds or --videos.")
     pieces = [piece_of(job) for job in jobs]
-    manifest = Manifest(output.resolve())
-    left = [index for index, piece in enumerate(pieces) if not manifest.is_done(piece)]
-    alone = workers == 1 and ray is None
     failed: list[str] = []
-    with bar("pairs") as report:
+    with Manifest(output.resolve()) as manifest, bar("pairs") as report:
+        left = [index for index, piece in enumerate(pieces) if not manifest.is_done(piece)]
+        alone = workers == 1 and ray is None
         progress = _Jobs(report, len(left), 1000 if alone else 1)
         work = partial(make_pairs, output=manifest.folder, report=progress.within if alone else None)
         outcomes = run_side_by_side(work, [jobs[index] for index in left], workers or os.cpu_count(), ray)

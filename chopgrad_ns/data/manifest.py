@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from chopgrad_ns.errors import UserError
@@ -38,14 +39,35 @@ def read_manifest(folder: Path) -> dict:
 
 
 class Manifest:
-    """The manifest of a folder while pairs are being made; written anew, whole, after every change."""
+    """The manifest of a folder while pairs are being made; written anew, whole, after every change.
+
+    To be used as a context: in it the folder is locked. The lock is the operating system's, and a process that dies, however
+    it does, holds none. Raises UserError where another process is at work in the folder.
+    """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        content = read_manifest(folder)
+
+    def __enter__(self) -> Manifest:
+        import fcntl  # not to be had on Windows, where data sets can be read all the same
+
+        read_manifest(self.folder)  # refused before anything is made
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise UserError(f"Another chopgrad pairs is at work in {self.folder}; wait for it to end, or name another "
+                            "--output.") from error
+        content = read_manifest(self.folder)
         self._pairs = {pair["name"]: pair for pair in content["pairs"]}
         self._work: dict[str, dict] = content["work"]
         self._write()
+        return self
+
+    def __exit__(self, *_) -> None:
+        os.close(self._lock)
 
     def __len__(self) -> int:
         return len(self._pairs)

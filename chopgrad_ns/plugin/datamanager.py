@@ -103,7 +103,8 @@ class SparseViewsDataManager(FullImageDatamanager):
         camera = self.train_cameras[index : index + 1].to(self.device)
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
         if self.prior_depths is not None:
-            batch[PRIOR_DEPTH] = self.prior_depths[index].permute(1, 2, 0).to(self.device)
+            known = self.prior_depths[index].permute(1, 2, 0).to(self.device)
+            batch[PRIOR_DEPTH] = known * batch["mask"].to(known) if "mask" in batch else known
             camera.metadata[PRIOR_DEPTH] = True
         return camera, batch
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from chopgrad_ns.cli.main import main
-from chopgrad_ns.data.manifest import read_manifest
+from chopgrad_ns.data.manifest import Manifest, read_manifest
 from chopgrad_ns.data.pair_set import PairSet
 from chopgrad_ns.data.stored import StoredPair
 from tests.cli.refusals import refused
@@ -100,6 +100,15 @@ def test_killed_and_given_again(whole, tmp_path, workers):
     after = stamps(tmp_path / "out")
     assert {name: after[name] for name in before} == before
     same_pairs(tmp_path / "out", whole)
+
+
+def test_two_runs_in_one_folder(whole, capsys):
+    """The second is refused for as long as the first is at work."""
+    before = stamps(whole)
+    with Manifest(whole):
+        refused(capsys, *arguments(whole), message="Another chopgrad pairs is at work")
+    main(arguments(whole))
+    assert stamps(whole) == before
 
 
 def test_damaged_and_missing_pairs_are_made_again(whole, tmp_path):
