@@ -18,7 +18,8 @@ from chopgrad_ns.cli.pair_jobs import SplatWays, WorldJob
 from chopgrad_ns.cli.pairs import make_all
 from chopgrad_ns.data.pair_set import PairSet
 from chopgrad_ns.data.references import blend_baseline
-from chopgrad_ns.evaluate.metrics import evaluate_frames, perceptual_metric
+from chopgrad_ns.evaluate.metrics import evaluate_frames
+from chopgrad_ns.losses import perceptual
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.splat.fit import FitSettings
@@ -72,7 +73,7 @@ def judge(refine, pairs: PairSet) -> dict[str, float]:
     rows = []
     for pair in (stored.read() for stored in pairs):
         unseen = pair.valid.flatten(1).amax(dim=1) > 0
-        rows.append(evaluate_frames(refine(pair.degraded)[unseen], pair.clean[unseen], perceptual_metric()))
+        rows.append(evaluate_frames(refine(pair.degraded)[unseen], pair.clean[unseen], perceptual()))
     return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from chopgrad_ns.errors import UserError
+
+PICTURES = (".png", ".jpg", ".jpeg")
+"""How the files of frames end, in small letters."""
 
 
 def _bytes(frames: Float[Tensor, "t 3 h w"]) -> np.ndarray:
@@ -76,8 +80,13 @@ def write_frames(folder: Path, frames: Float[Tensor, "t 3 h w"]) -> None:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder, by name."""
-    return sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    """The PNG and JPEG files of a folder, by name; numbers in names count as numbers (frame 9 comes before frame 10)."""
+    return sorted((path for path in Path(folder).glob("*") if path.suffix.lower() in PICTURES), key=_natural)
+
+
+def _natural(path: Path) -> tuple:
+    # Letters and digits take turns in every name, so that like is compared with like.
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", path.stem)), path.name
 
 
 def read_frame(path: Path) -> UInt8[np.ndarray, "h w 3"]:

@@ -36,9 +36,6 @@ def _interval(sums: np.ndarray, counts: np.ndarray, level: float) -> Interval:
     """Of Σ sums / Σ counts, both drawn together."""
     if len(sums) < FEWEST:
         return None
-    means = sums / counts
-    if np.ptp(means) < 1e-12:  # scipy warns of what is no trouble here
-        return float(means[0]), float(means[0])
     ratio = lambda sums, counts, axis: sums.sum(axis=axis) / counts.sum(axis=axis)  # noqa: E731
     found = bootstrap((sums, counts), ratio, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile",
                       confidence_level=level, random_state=np.random.default_rng(SEED)).confidence_interval

@@ -109,15 +109,17 @@ def frechet_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) 
     return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
 
 
-def kernel_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> tuple[float, float]:
+def kernel_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> tuple[float, float | None]:
     """KID of two sets of at least 2 features (Bińkowski et al. 2018; cubic kernel, unbiased): mean and standard
-    deviation over 100 subsets of 1000, or of as many as there are, drawn with a fixed seed. torch-fidelity's."""
+    deviation over 100 subsets of 1000, drawn with a fixed seed. Sets of 1000 or fewer are compared as they are, and
+    there is no deviation. torch-fidelity's."""
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
     size = min(KID_SUBSET_SIZE, len(first), len(second))
-    found = kid_features_to_metric(first.double(), second.double(), kid_subsets=KID_SUBSETS, kid_subset_size=size,
-                                   rng_seed=0, verbose=False)
-    return found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD]
+    whole = size == len(first) == len(second)
+    found = kid_features_to_metric(first.double(), second.double(), kid_subsets=1 if whole else KID_SUBSETS,
+                                   kid_subset_size=size, rng_seed=0, verbose=False)
+    return found[KEY_METRIC_KID_MEAN], None if whole else found[KEY_METRIC_KID_STD]
 
 
 DISTRIBUTION_METRICS = {"fid": inception, "kid": inception, "fvd": i3d}
@@ -145,7 +147,7 @@ class FeatureSets:
     def distances(self) -> dict[str, dict]:
         """By metric its `value`, and how many (`count`, `unit`) pictures, or windows of 16 frames, it compares.
 
-        KID has its `std` over subsets too. With fewer than two to compare there is a `reason` and no value.
+        KID has its `std` over subsets too, where there are any. With fewer than two to compare there is a `reason` and no value.
         """
         return {name: self._distance(name) for name in self.names}
 

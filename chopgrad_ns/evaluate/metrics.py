@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from chopgrad_ns.losses.frames import SSIM_WINDOW, structural_similarity
-from chopgrad_ns.losses.perceptual import Perceptual, lpips, perceptual, st_lpips
+from chopgrad_ns.losses.perceptual import Perceptual, lpips, st_lpips
 from chopgrad_ns.losses.textures import dists
 
 Frames = Float[Tensor, "t 3 h w"]
@@ -23,6 +23,7 @@ Values = Float[Tensor, "t"]
 Measure = Callable[[Frames, Frames, Optional[Mask]], Values]
 CHUNK = 8
 """Frames measured at once: memory does not grow with a clip."""
+MEANS_OVER_PICTURE = ("lpips", "st_lpips")
 HIGHEST_PSNR = 120.0
 """Of pictures that are the same, in dB."""
 
@@ -65,11 +66,20 @@ def composite(prediction: Frames, target: Frames, mask: Mask | None) -> Frames:
 
 
 def of_network(distance: Perceptual) -> Measure:
-    """A network's distance as a measure that knows masks: of `composite` to the truth."""
+    """A network's distance as a measure that knows masks: of `composite` to the truth.
+
+    LPIPS and ST-LPIPS are means over the picture, to which what agrees outside adds nothing: they are divided by the
+    mask's share of it, and so of one size with those of whole pictures. DISTS compares statistics of the whole
+    picture, which cannot be told apart like that: inside a small mask it is small.
+    """
 
     def measure(prediction: Frames, target: Frames, mask: Mask | None = None) -> Values:
         values = distance(composite(prediction, target, mask), target)
-        return values if mask is None else values.masked_fill(~mask.any(dim=1).any(dim=(1, 2)), math.nan)
+        if mask is None:
+            return values
+        share = mask.float().mean(dim=(1, 2, 3))
+        values = values / share.clamp_min(1e-9) if distance.name in MEANS_OVER_PICTURE else values
+        return values.masked_fill(share == 0, math.nan)
 
     return measure
 
@@ -87,11 +97,6 @@ def measured(measure: Measure, prediction: Frames, target: Frames, mask: Mask | 
     return torch.cat([measure(*some) for some in zip(prediction.split(CHUNK), target.split(CHUNK), masks)])
 
 
-def perceptual_metric() -> Perceptual:
-    """The perceptual distance of this machine; its `name` says which."""
-    return perceptual()
-
-
 @torch.no_grad()
 def evaluate_frames(prediction: Frames, target: Frames, metric: Perceptual) -> dict[str, float]:
     """Means over frames: `psnr`, `ssim` and the perceptual distance under its own name.
@@ -106,7 +111,14 @@ def evaluate_frames(prediction: Frames, target: Frames, metric: Perceptual) -> d
 
 
 def check_frames(prediction: Frames, target: Frames) -> None:
-    """Raise ValueError unless both are the same [T, 3, H, W] with at least one frame."""
+    """Raise ValueError unless both are the same [T, 3, H, W] with at least one frame, and all values are finite.
+
+    What is not finite would be taken for frames that have nothing of a region, and be left out of means.
+    """
     if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 3 or not len(prediction):
         raise ValueError(f"predicted frames have shape {tuple(prediction.shape)}, true ones {tuple(target.shape)}; "
                          "both must be the same [T, 3, H, W] with at least one frame")
+    for what, frames in (("predicted", prediction), ("true", target)):
+        wrong = (~torch.isfinite(frames).flatten(1).all(dim=1)).nonzero().flatten().tolist()
+        if wrong:
+            raise ValueError(f"{what} frame {wrong[0]} has values that are not finite")

@@ -15,11 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from chopgrad_ns.data.plain_videos import SUFFIXES, open_video
-from chopgrad_ns.data.video import read_frames
+from chopgrad_ns.data.video import PICTURES, frame_files, read_frames
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.metrics import Frames, Mask
 
-PICTURES = (".png", ".jpg", ".jpeg")
 A_CLIP = "a folder of frames, a video, or a folder of such clips"
 
 
@@ -89,7 +88,10 @@ def _clips_in(path: Path) -> dict[str, Path] | None:
     if not path.is_dir():
         raise UserError(f"{path} is neither a folder nor a video; give {A_CLIP}.")
     inside = [child for child in sorted(path.iterdir()) if not child.name.startswith(".") and child.suffix != ".part"]
-    if _frames_of(path) != path or any(child.suffix.lower() in PICTURES for child in inside):
+    if _frames_of(path) != path:
+        return None
+    # Pictures beside videos or folders of frames are covers or previews.
+    if not any(_is_clip(child) for child in inside) and any(child.suffix.lower() in PICTURES for child in inside):
         return None
     clips: dict[str, Path] = {}
     for child in inside:
@@ -101,6 +103,10 @@ def _clips_in(path: Path) -> dict[str, Path] | None:
     if not clips:
         raise UserError(f"There are no frames and no clips in {path}; give {A_CLIP}.")
     return clips
+
+
+def _is_clip(child: Path) -> bool:
+    return bool(frame_files(_frames_of(child))) if child.is_dir() else child.suffix.lower() in SUFFIXES
 
 
 def _frames_of(folder: Path) -> Path:
@@ -150,7 +156,7 @@ def _read(path: Path) -> tuple[list[str] | None, Frames]:
 
 
 def _read_ids(folder: Path) -> tuple[list[str], UInt8[Tensor, "t 1 h w"]]:
-    files = sorted(path for path in folder.glob("*.png")) if folder.is_dir() else []
+    files = [path for path in frame_files(_frames_of(folder)) if path.suffix.lower() == ".png"] if folder.is_dir() else []
     if not files:
         raise UserError(f"There are no PNG files of actor ids in {folder}; give a folder with one for each frame.")
     maps = []

@@ -212,11 +212,12 @@ class RefinedSplatModel(SplatfactoModel):
 
     def get_image_metrics_and_images(self, outputs, batch):
         """PSNR, SSIM and the perceptual metric at hand, under its own name (`lpips` or `st_lpips`)."""
-        from chopgrad_ns.evaluate.metrics import evaluate_frames, perceptual_metric
+        from chopgrad_ns.evaluate.metrics import evaluate_frames
+        from chopgrad_ns.losses import perceptual
 
         truth = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
         pair = (image.permute(2, 0, 1)[None] for image in (outputs["rgb"], truth))
-        metrics = evaluate_frames(*pair, perceptual_metric())
+        metrics = evaluate_frames(*pair, perceptual())
         return metrics, {"img": torch.cat([truth, outputs["rgb"]], dim=1)}
 
 

@@ -8,8 +8,9 @@ from chopgrad_ns.data.paths import through
 from chopgrad_ns.data.render_clip import render_clip
 from chopgrad_ns.data.video import side_by_side, write_video
 from chopgrad_ns.data.views import Views
-from chopgrad_ns.evaluate.metrics import evaluate_frames, perceptual_metric
+from chopgrad_ns.evaluate.metrics import evaluate_frames
 from chopgrad_ns.files import write_json
+from chopgrad_ns.losses import perceptual
 from chopgrad_ns.plugin.runs import METRICS_FILE
 from chopgrad_ns.splat.render import render
 
@@ -25,7 +26,7 @@ def write_report(folder: Path, pipeline, views: Views, refine, settings, clock) 
     before, after = pipeline.model.before(), pipeline.model.gaussians()
     _write_videos(folder / "videos", before, after, views, refine, settings)
     photos, cameras = pipeline.datamanager.held_out()
-    metric = perceptual_metric()
+    metric = perceptual()
     clip = render_clip(before, cameras, views, count=settings.references)
     results = {
         "splat": evaluate_frames(clip.frames, photos, metric),

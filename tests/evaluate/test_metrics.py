@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from chopgrad_ns.evaluate.metrics import evaluate_frames, perceptual_metric, psnr, ssim
+from chopgrad_ns.evaluate.metrics import evaluate_frames, psnr, ssim
+from chopgrad_ns.losses import perceptual
 
 
 def frames(count: int = 3, height: int = 40, width: int = 56, noise: float = 0.1):
@@ -40,7 +41,7 @@ def test_ssim_of_pictures_smaller_than_its_window():
 
 
 def test_evaluate_frames_means_over_all_frames():
-    metric = perceptual_metric()
+    metric = perceptual()
     prediction, target = frames(11)  # more than go through at once
     values = evaluate_frames(prediction, target, metric)
     assert set(values) == {"psnr", "ssim", metric.name} and metric.name in ("lpips", "st_lpips")
@@ -53,7 +54,7 @@ def test_evaluate_frames_means_over_all_frames():
 
 
 def test_predictions_are_clamped_and_better_ones_score_better():
-    metric = perceptual_metric()
+    metric = perceptual()
     noisy, target = frames(2, noise=0.2)
     better, _ = frames(2, noise=0.05)
     worse, good = evaluate_frames(noisy, target, metric), evaluate_frames(better, target, metric)
@@ -66,4 +67,4 @@ def test_predictions_are_clamped_and_better_ones_score_better():
                                     ((0, 3, 16, 16), (0, 3, 16, 16)), ((3, 16, 16), (3, 16, 16))])
 def test_frames_that_cannot_be_compared(shapes):
     with pytest.raises(ValueError, match=r"predicted frames have shape .* the same \[T, 3, H, W\]"):
-        evaluate_frames(*(torch.zeros(shape) for shape in shapes), perceptual_metric())
+        evaluate_frames(*(torch.zeros(shape) for shape in shapes), perceptual())
