@@ -64,7 +64,7 @@ def jobs(worlds: int, first_seed: int, qualities: int) -> list[WorldJob]:
         for every in draw.sample([8, 7, 6, 5, 4], qualities):
             ways = SplatWays(("sparse",), every, 2, 1, 1, FitSettings(steps=draw.choice([400, 700, 1200])), references=2,
                              keep_photos=False)
-            made.append(WorldJob(KINDS[seed % len(KINDS)], seed, FRAMES, WIDTH, HEIGHT, ways))
+            made.append(WorldJob(KINDS[seed % len(KINDS)], seed, FRAMES, WIDTH, HEIGHT, 0.0, ways))
     return made
 
 

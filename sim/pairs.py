@@ -59,7 +59,7 @@ def cached_sample_pairs(count: int, settings: FitSettings, references: int = 2,
         try:
             pair = StoredPair(folder) if folder.exists() else None
             if pair is not None:
-                pair.read()
+                pair.check()
         except UserError:  # damaged: what a cache holds can be made again
             shutil.rmtree(folder)
             pair = None

@@ -31,6 +31,8 @@ def run(predicted: Annotated[Path, tyro.conf.Positional], truth: Annotated[Path,
     from chopgrad_ns.evaluate.sources import find_sources
     from chopgrad_ns.files import write_json
 
+    if output is not None and output.is_dir():
+        raise UserError(f"{output} is a folder; give the name of a JSON file.")
     sources = find_sources(predicted, truth, masks, actors)
     where = _device(device)
     names, skipped = usable(metrics or METRICS)
@@ -41,11 +43,11 @@ def run(predicted: Annotated[Path, tyro.conf.Positional], truth: Annotated[Path,
     total = len(results.clips) + len(results.left_out)
     if not results.clips:
         raise UserError(f"None of the {total} clips in {predicted} and {truth} can be compared; see the reasons above.")
+    results.print(str(name or predicted))
     if output is not None:
         write_json(output, results.to_json({
             "name": name, "predicted": str(predicted), "truth": str(truth), "masks": masks and str(masks),
             "actors": actors and str(actors), "metrics": names, "device": where}))
-    results.print(str(name or predicted))
     if results.left_out:
         raise Incomplete(f"{len(results.left_out)} of {total} clips were left out.")
 

@@ -32,14 +32,18 @@ def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 240, losses:
 
     strategy = strategy_of(backprop)
     training_losses(losses)
-    examples = PairSet(pairs)
+    stored = PairSet(pairs)
+    examples = stored.of_one_size()
+    if len(examples) < len(stored):
+        print(f"{len(stored) - len(examples)} of {len(stored)} pairs are for super-resolution, which no refiner here learns yet; "
+              "they are left out.")
     refiner = Refiner.from_pretrained(base, task="artifact-removal")
     settings = FinetuneSettings(steps=steps, lr=learning_rate, losses=losses, seed=seed)
     with bar("fine-tuning") as progress:
         finetune(refiner, examples, settings, progress, checkpoint_dir=output / "progress", backprop=strategy)
     refiner.save(output)
     print(f"Refiner in {output}; next: chopgrad refine SCENE --splat splat.ply --refiner {output}")
-    examples.complain()
+    stored.complain()
 
 
 def strategy_of(backprop: str):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +29,10 @@ from chopgrad_ns.data.pairs import (SplatPlan, Way, by_camera, camera_plans, fit
                                     underfit_plan)
 from chopgrad_ns.data.plain_videos import open_video
 from chopgrad_ns.data.reinsertion import Perturbation, reinsertion_pair
+from chopgrad_ns.data.scene import find_colmap_model
 from chopgrad_ns.data.shots import clip_spans, find_cuts
 from chopgrad_ns.data.stored import StoredPair, save_pair
+from chopgrad_ns.data.video import frame_files
 from chopgrad_ns.data.video_pairs import inpainting_pair, super_resolution_pair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.fit import FitSettings, Progress
@@ -72,6 +75,8 @@ class SplatWays:
 
     def planned(self, scene: dict, named: NamedViews, report: Report) -> Iterator[Planned]:
         """The pairs of a scene that is described by `scene`; splats that several pairs share are fitted once."""
+        if "actors" in self.ways:
+            _check_drive(scene["name"], named)
         views, names, fitted = named.views.to("cuda" if torch.cuda.is_available() else "cpu"), named.names, {}
         plans = self.plans(named.cameras)
         parts = len(plans) + ("actors" in self.ways)
@@ -92,11 +97,6 @@ class SplatWays:
             yield self._reinsertion(scene, replace(named, views=views), _part_of(report, len(plans), parts, "actors"))
 
     def _reinsertion(self, scene: dict, named: NamedViews, progress: Progress) -> Planned:
-        if not named.actors:
-            raise UserError(f"{scene['name']} has no actors to cut out (actors.json); leave the way actors out, or give "
-                            "driving scenes.")
-        if len(set(named.cameras)) > 1:
-            raise UserError(f"{scene['name']} has several cameras; give the way actors one camera's photos at a time.")
         about = {"way": "actors", "scene": scene, "cameras": named.names, "references": self.references,
                  "actors": [actor.name for actor in named.actors], "settings": asdict(self.settings),
                  "perturbation": asdict(Perturbation())}
@@ -110,6 +110,13 @@ class SplatWays:
             return pair, {"skipped": skipped}
 
         return "actors", about, make
+
+
+def _check_drive(name: str, named: NamedViews) -> None:
+    if not named.actors:
+        raise UserError(f"{name} has no actors to cut out (actors.json); leave the way actors out, or give driving scenes.")
+    if len(set(named.cameras)) > 1:
+        raise UserError(f"{name} has several cameras; give the way actors one camera's photos at a time.")
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ class CaptureJob:
         """All pairs to be made of the scene."""
         settings = self.ways.settings
         prior = settings.depth_prior if settings.depth_weight else None
-        named = named_views(self.path, self.every, self.longest_side, prior, self.hold_out)
+        named = named_views(self.path, self.every, self.longest_side, prior, self.hold_out, "actors" in self.ways.ways)
         scene = {"name": self.source, "licence": self.licence, "fingerprint": fingerprint(self.path),
                  "views": f"every {self.every}th" if self.hold_out else "all"}
         yield from self.ways.planned(scene, named, report)
@@ -144,6 +151,7 @@ class WorldJob:
     frames: int
     width: int
     height: int
+    exposure_change: float | None
     ways: SplatWays
 
     @property
@@ -157,8 +165,9 @@ class WorldJob:
         from chopgrad_ns.sim.sample import LICENCE, sample_clip
         from chopgrad_ns.sim.world import RECIPE
 
-        world = sample_clip(self.kind, self.seed, self.frames, self.width, self.height)
-        scene = {"name": self.source, "licence": LICENCE, "kind": self.kind, "seed": self.seed, "recipe": RECIPE}
+        world = sample_clip(self.kind, self.seed, self.frames, self.width, self.height, self.exposure_change)
+        scene = {"name": self.source, "licence": LICENCE, "kind": self.kind, "seed": self.seed, "recipe": RECIPE,
+                 "exposure_change": self.exposure_change}
         names = [f"{index:05d}" for index in range(self.frames)]
         named = NamedViews(views_of(world), names, ["camera"] * self.frames, world.actors, world.actor_ids)
         yield from self.ways.planned(scene, named, report)
@@ -198,13 +207,15 @@ class VideoJob:
             report(index + 1, len(spans), lambda: f"{self.source}, clip {index + 1}")
 
     def _of_clip(self, read: Callable[[], Tensor], first: int, objects: ObjectMasks | None) -> Iterator[Planned]:
-        seed = self.seed * 1_000_003 + first
         for degradation in self.degradations:
+            seed = self._seed(first, degradation.kind)
             settings = {"settings": asdict(degradation), "seed": seed, "longest_side": self.longest_side}
             yield (f"{degradation.kind}-x{degradation.scale:g}", {"way": "super-resolution", **settings},
-                   lambda degradation=degradation: super_resolution_pair(read(), "", degradation, seed))
+                   lambda degradation=degradation, seed=seed: super_resolution_pair(read(), "", degradation, seed))
         for masks in self.masks:
-            def make(masks=masks) -> tuple[Pair, dict]:
+            seed = self._seed(first, masks.kind)
+
+            def make(masks=masks, seed=seed) -> tuple[Pair, dict]:
                 frames = read()
                 holes, about = draw_masks(masks, len(frames), *frames.shape[-2:], seed)
                 return inpainting_pair(frames, "", holes), about
@@ -217,6 +228,10 @@ class VideoJob:
                 yield ("object-masks", {"way": "inpainting", "settings": {"kind": "objects", "dilation": self.dilation},
                                         "masks": fingerprint(self.object_masks), "longest_side": self.longest_side},
                        lambda: (inpainting_pair(read(), "", drawn), {}))
+
+    def _seed(self, first: int, kind: str) -> int:
+        """Another one for each video, clip and kind."""
+        return int(_hash([self.seed, self.source, first, kind]), 16) % 2**31
 
 
 Job = Union[CaptureJob, WorldJob, VideoJob]
@@ -231,15 +246,26 @@ def piece_of(job: Job) -> str:
     return f"{job.source}/{_hash(told)}"
 
 
-def make_pairs(job: Job, output: Path, report: Report | None = None) -> list[dict]:
-    """Make the pairs of a job that are not there yet; the manifest's entries of all of them.
+def make_pairs(job: Job, output: Path, report: Report | None = None) -> tuple[list[dict], str | None]:
+    """Make the pairs of a job that are not there yet.
 
-    Raises UserError where a pair of that name was made by another recipe, and for what is wrong with the source.
+    Returns:
+        the manifest's entries of all its pairs, and what was wrong with the source if there are not all: a pair of that name
+        was made by another recipe, for instance.
     """
     if not (output / FILE).exists():
         raise UserError(f"The worker on {socket.gethostname()} does not see the folder {output}; put it where all nodes see it.")
-    entries = []
-    for part, about, make in job.planned(report or (lambda *_: None)):
+    entries: list[dict] = []
+    try:
+        for entry in _made(job, output, report or (lambda *_: None)):
+            entries.append(entry)
+    except UserError as error:
+        return entries, str(error)
+    return entries, None
+
+
+def _made(job: Job, output: Path, report: Report) -> Iterator[dict]:
+    for part, about, make in job.planned(report):
         name = f"{job.source}-{part}"
         pair = _kept(output / name, about)
         if pair is None:
@@ -248,9 +274,8 @@ def make_pairs(job: Job, output: Path, report: Report | None = None) -> list[dic
             save_pair(replace(made, name=name), output / name, about | {"made": found | {
                 "at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seconds": round(time.monotonic() - began, 1)}})
             pair = StoredPair(output / name)
-        entries.append({"name": name, **pair.about, "frames": len(pair), "size": list(pair.size),
-                        "bytes": sum(path.stat().st_size for path in pair.folder.iterdir())})
-    return entries
+        yield {"name": name, **pair.about, "frames": len(pair), "size": list(pair.size),
+               "bytes": sum(path.stat().st_size for path in pair.folder.iterdir())}
 
 
 def _kept(folder: Path, about: dict) -> StoredPair | None:
@@ -259,7 +284,7 @@ def _kept(folder: Path, about: dict) -> StoredPair | None:
         return None
     try:
         pair = StoredPair(folder)
-        pair.read()
+        pair.check()
     except UserError:
         return None
     if {key: value for key, value in pair.about.items() if key != "made"} != json.loads(json.dumps(about)):
@@ -273,15 +298,21 @@ def _part_of(report: Report, index: int, parts: int, name: str) -> Progress:
 
 
 def fingerprint(source: Path) -> str:
-    """A hash of a file, or of the names and sizes of a folder's files (and of transforms.json whole)."""
+    """A hash of a video file, or of what is read of a scene or of a folder of pictures (of most files the size only)."""
     if source.is_file():
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    listed = []
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        content = path.read_bytes() if path.name == "transforms.json" else str(path.stat().st_size).encode()
-        listed.append([str(path.relative_to(source)), hashlib.sha256(content).hexdigest()])
-    return _hash(listed)
+    whole, sizes = [], frame_files(source)
+    if (source / "transforms.json").exists():
+        whole = [source / name for name in ("transforms.json", "actors.json") if (source / name).exists()]
+        frames = json.loads(whole[0].read_text())["frames"]
+        sizes = [source / frame[key] for frame in frames for key in ("file_path", "depth_file_path", "mask_path") if key in frame]
+        sizes += frame_files(source / "actor_ids")
+    elif not sizes:
+        whole = sorted(path for path in find_colmap_model(source).glob("*") if path.is_file())
+        sizes = sorted(path for path in (source / "images").rglob("*") if path.is_file())
+    return _hash([[str(path.relative_to(source)), hashlib.sha256(path.read_bytes()).hexdigest()] for path in whole]
+                 + [[os.path.relpath(path, source), path.stat().st_size] for path in sizes if path.exists()])
 
 
 def _hash(value) -> str:

@@ -32,6 +32,9 @@ class Worlds:
     """pixels"""
     height: int = 128
     """pixels"""
+    exposure_change: Optional[float] = 0.0
+    """stops by which single photos differ (standard deviation); None for what each world's seed draws. Nobody can foretell
+    the exposure of a photo that is held out, and a refiner should not learn to guess it"""
 
 
 @dataclass

@@ -38,7 +38,9 @@ def run(output: Path, data: Tuple[Path, ...] = (), sample_worlds: int = 0, video
                            (scenes, {"every": 2, "longest_side": 16}), (worlds, {"frames": 2, "width": 16, "height": 16}),
                            (clips, {"clip_frames": 1, "video_side": 16, "mask_margin": 0})):
         _check({name: (getattr(options, name), smallest) for name, smallest in least.items()})
-    _check({"workers": (workers, 0), "sample_worlds": (sample_worlds, 0), "clip_stride": (clips.clip_stride or 1, 1)})
+    given = {"clip_stride": clips.clip_stride, "sparse_every": splats.sparse_every}
+    _check({"workers": (workers, 0), "sample_worlds": (sample_worlds, 0), "first_seed": (worlds.first_seed, 0),
+            "seed": (clips.seed, 0), **{name: (value, 1) for name, value in given.items() if value is not None}})
     make_all(_jobs_of_scenes(data, scenes, splats, licence) + _jobs_of_worlds(sample_worlds, worlds, splats)
              + _jobs_of_videos(videos, clips, licence), output, workers, ray)
 
@@ -58,7 +60,7 @@ def _jobs_of_scenes(paths: Sequence[Path], scenes: Scenes, splats: Splats, licen
     for path in paths:
         check_scene(path)
     return [CaptureJob(path.resolve(), source, licence or licence_of(path), scenes.every, scenes.views == "training",
-                       scenes.longest_side, _ways(splats, "folds", 8)) for path, source in zip(paths, _names(paths))]
+                       scenes.longest_side, _ways(splats, "folds", 8)) for path, source in zip(paths, map(_name, paths))]
 
 
 def _jobs_of_worlds(count: int, worlds: Worlds, splats: Splats) -> list:
@@ -66,7 +68,7 @@ def _jobs_of_worlds(count: int, worlds: Worlds, splats: Splats) -> list:
     from chopgrad_ns.sim.pairs import sparsity_of
 
     return [WorldJob(worlds.kinds[index % len(worlds.kinds)], worlds.first_seed + index, worlds.frames, worlds.width,
-                     worlds.height, _ways(splats, "sparse", sparsity_of(index))) for index in range(count)]
+                     worlds.height, worlds.exposure_change, _ways(splats, "sparse", sparsity_of(index))) for index in range(count)]
 
 
 def _jobs_of_videos(paths: Sequence[Path], clips: Videos, licence: Optional[str]) -> list:
@@ -81,7 +83,7 @@ def _jobs_of_videos(paths: Sequence[Path], clips: Videos, licence: Optional[str]
     return [VideoJob(path.resolve(), source, licence or licence_of(path),
                      degradations if "super-resolution" in clips.tasks else (), masks if "inpainting" in clips.tasks else (),
                      _masks_of(source, clips), clips.mask_margin, clips.clip_frames, clips.clip_stride or clips.clip_frames,
-                     clips.video_side, clips.seed) for path, source in zip(found, _names(found))]
+                     clips.video_side, clips.seed) for path, source in zip(found, map(_name, found))]
 
 
 def _masks_of(source: str, clips: Videos) -> Optional[Path]:
@@ -108,6 +110,10 @@ def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None
 
     if not jobs:
         raise UserError("There is nothing to make pairs from; give --data, --sample-worlds or --videos.")
+    names = [job.source for job in jobs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"Two sources are called {twice[0]}, and pairs have the names of their sources; rename one.")
     pieces = [piece_of(job) for job in jobs]
     failed: list[str] = []
     with Manifest(output.resolve()) as manifest, bar("pairs") as report:
@@ -117,16 +123,21 @@ def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None
         work = partial(make_pairs, output=manifest.folder, report=progress.within if alone else None)
         outcomes = run_side_by_side(work, [jobs[index] for index in left], workers or os.cpu_count(), ray)
         for index, result in ((left[position], result) for position, result in outcomes):
-            if isinstance(result, UserError):
-                manifest.failed(pieces[index], str(result))
-                failed.append(f"{jobs[index].source}: {result}")
+            made, wrong = ([], str(result)) if isinstance(result, UserError) else result
+            source = jobs[index].source
+            for pair in (pair for pair in made if pair["made"].get("skipped")):
+                print(f"{pair['name']}: {len(pair['made']['skipped'])} actors were not cut out and put back; its pair.json says "
+                      "why.", file=sys.stderr)
+            if wrong is None:
+                manifest.done(pieces[index], made)
+            else:
+                manifest.failed(pieces[index], wrong, made)
+                failed.append(f"{source}: {wrong}")
                 if len(jobs) > 1:
                     print(f"Left out {failed[-1]}", file=sys.stderr)
-            else:
-                manifest.done(pieces[index], result)
-            progress.next(jobs[index].source)
+            progress.next(source)
     if len(failed) == len(jobs):
-        raise UserError(f"No pairs could be made: {failed[0]}")
+        raise UserError(wrong if len(jobs) == 1 else f"All {len(jobs)} sources were left out; the first, {failed[0]}")
     if failed:
         raise Incomplete(f"{len(failed)} of {len(jobs)} sources were left out; put right what is named above and give the "
                          "same command again.")
@@ -149,15 +160,9 @@ class _Jobs:
         self.report(self.parts * self.done, self.parts * self.count, lambda: f"{source} done")
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """A name for each source: that of its folder or file. Raises UserError where two have the same."""
-    from chopgrad_ns.errors import UserError
-
-    names = [path.resolve().stem if path.is_file() else path.resolve().name for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"Two sources are called {twice[0]}, and pairs have the names of their sources; rename one.")
-    return names
+def _name(path: Path) -> str:
+    """A source is called like its folder or file."""
+    return path.resolve().stem if path.is_file() else path.resolve().name
 
 
 def _check(least: dict[str, tuple[int, int]]) -> None:

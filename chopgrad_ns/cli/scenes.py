@@ -1,6 +1,7 @@
 """A scene's views, for commands that run without nerfstudio's trainer."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,11 +32,14 @@ def open_scene(scene: Path, every: int, longest_side: int, depth_prior: DepthPri
     return config.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
 
 
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
 @dataclass
 class NamedViews:
     """Views with the names of their photos, relative to the scene, and of the cameras of the rig that took them.
 
-    A photo's camera is its folder. `actors`, where the scene has any, have a pose for each view, in the views' world, and
+    A photo's camera is its folder, below the one that all share. `actors`, where the scene has any, have a pose for each view, in the views' world, and
     `actor_ids` [N, 1, H, W] tell where they are seen.
     """
 
@@ -46,13 +50,16 @@ class NamedViews:
     actor_ids: UInt8[Tensor, "n 1 h w"] | None = None
 
 
-def named_views(scene: Path, every: int, longest_side: int, depth_prior: DepthPrior | None, hold_out: bool) -> NamedViews:
+def named_views(scene: Path, every: int, longest_side: int, depth_prior: DepthPrior | None, hold_out: bool,
+                with_actors: bool = False) -> NamedViews:
     """The training views of a scene, in order of their names; all its views without `hold_out`."""
     manager = open_scene(scene, every, longest_side, depth_prior, hold_out)
-    paths = [Path(path) for path in manager.train_dataset.image_filenames]
-    names = [str(path.relative_to(scene)) if path.is_relative_to(scene) else path.name for path in paths]
-    named = NamedViews(manager.training_views(), names, [path.parent.name for path in paths])
-    if (scene / "actors.json").exists():
+    names = [os.path.relpath(path, scene) for path in manager.train_dataset.image_filenames]
+    folders = [os.path.dirname(name) or "." for name in names]
+    shared = os.path.commonpath(folders)
+    cameras = [os.path.relpath(folder, shared).replace(os.sep, "-") for folder in folders]
+    named = NamedViews(manager.training_views(), names, cameras)
+    if with_actors and (scene / "actors.json").exists():
         named.actors, named.actor_ids = _actors(scene, manager, named)
     return named
 
@@ -63,7 +70,14 @@ def _actors(scene: Path, manager, named: NamedViews) -> tuple[list[Actor], UInt8
     Raises UserError where they do not belong to the scene's photos.
     """
     actors = read_actors(scene / "actors.json")
-    frames = [frame["file_path"] for frame in json.loads((scene / "transforms.json").read_text())["frames"]]
+    if not (scene / "transforms.json").exists():
+        raise UserError(f"{scene} has actors.json but no transforms.json, whose frames actors' poses belong to; write one.")
+    about = json.loads((scene / "transforms.json").read_text())
+    bent = [key for frame in (about, *about["frames"]) for key in DISTORTION if frame.get(key)]
+    if bent:
+        raise UserError(f"The photos of {scene} have lens distortion ({bent[0]}), and actor_ids are not straightened with them; "
+                        "undistort both first.")
+    frames = [os.path.normpath(frame["file_path"]) for frame in about["frames"]]
     wrong = [actor.name for actor in actors if len(actor) != len(frames)]
     if wrong:
         raise UserError(f"Actor {wrong[0]} in {scene / 'actors.json'} has not the {len(frames)} frames of transforms.json; "
@@ -78,7 +92,13 @@ def _actors(scene: Path, manager, named: NamedViews) -> tuple[list[Actor], UInt8
         path = scene / "actor_ids" / f"{Path(name).stem}.png"
         try:
             with Image.open(path) as picture:
-                ids.append(torch.from_numpy(np.array(picture.convert("L").resize((width, height), Image.Resampling.NEAREST))))
+                if picture.mode not in ("L", "P"):
+                    raise OSError(f"{picture.mode} is not 8-bit")
+                ids.append(torch.from_numpy(np.array(picture.resize((width, height), Image.Resampling.NEAREST))))
         except OSError as error:
-            raise UserError(f"The actor ids {path} cannot be read; write the scene again.") from error
+            raise UserError(f"The actor ids {path} cannot be read; write them as 8-bit PNG with one channel.") from error
+    strange = int(torch.stack(ids).max())
+    if strange > len(actors):
+        raise UserError(f"The actor ids in {scene / 'actor_ids'} name actor {strange}, and actors.json has {len(actors)}; write "
+                        "the scene again.")
     return actors, torch.stack(ids)[:, None]

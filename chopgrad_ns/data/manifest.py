@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import write_json
 
@@ -73,10 +75,16 @@ class Manifest:
         return len(self._pairs)
 
     def is_done(self, piece: str) -> bool:
-        """Whether all pairs of a piece of work were made and are still there."""
+        """Whether all pairs of a piece of work were made, and are still there and whole."""
         entry = self._work.get(piece)
-        return (entry is not None and entry["state"] == "done"
-                and all((self.folder / name / "pair.json").exists() for name in entry["pairs"]))
+        if entry is None or entry["state"] != "done":
+            return False
+        try:
+            for name in entry["pairs"]:
+                StoredPair(self.folder / name).check()
+        except UserError:
+            return False
+        return True
 
     def done(self, piece: str, pairs: list[dict]) -> None:
         """Enter the pairs of a piece of work."""
@@ -84,9 +92,10 @@ class Manifest:
         self._work[piece] = {"state": "done", "pairs": [pair["name"] for pair in pairs]}
         self._write()
 
-    def failed(self, piece: str, reason: str) -> None:
-        """Enter that a piece of work could not be done."""
-        self._work[piece] = {"state": "failed", "pairs": [], "reason": reason}
+    def failed(self, piece: str, reason: str, pairs: Sequence[dict] = ()) -> None:
+        """Enter that a piece of work could not be done, and the pairs that were made all the same."""
+        self._pairs |= {pair["name"]: pair for pair in pairs}
+        self._work[piece] = {"state": "failed", "pairs": [pair["name"] for pair in pairs], "reason": reason}
         self._write()
 
     def _write(self) -> None:

@@ -14,8 +14,8 @@ from jaxtyping import Int64, Shaped, UInt8
 Array = Shaped[np.ndarray, "t *frame"]
 DTYPES = ("uint8", "float32")
 """What can be packed."""
-LARGEST = 2**30
-"""Bytes of a frame; a description that states more is not believed."""
+LARGEST, MOST = 2**28, 2**34
+"""Bytes of a frame, and of a run of them; a description that states more is not believed."""
 
 
 def pack(frames: Array) -> tuple[UInt8[np.ndarray, "bytes"], Int64[np.ndarray, "t_plus_1"]]:
@@ -43,7 +43,7 @@ def unpack(packed: UInt8[np.ndarray, "bytes"], offsets: Int64[np.ndarray, "t_plu
     data, decompressor = memoryview(packed), zstandard.ZstdDecompressor()
     parts = [data[start:end] for start, end in zip(starts[:-1], starts[1:])]
     try:
-        if not 0 < size <= LARGEST or any(zstandard.frame_content_size(part) != size for part in parts):
+        if not 0 < size <= LARGEST or count * size > MOST or any(zstandard.frame_content_size(part) != size for part in parts):
             raise ValueError(f"its frames have not the {size} bytes that are stated")
         out = np.empty((count, size), np.uint8)
         for index, part in enumerate(parts):

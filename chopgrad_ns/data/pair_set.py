@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from chopgrad_ns.data.manifest import read_manifest
+from chopgrad_ns.data.manifest import FILE, read_manifest
 from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.errors import Incomplete, UserError
 
@@ -21,8 +21,10 @@ class PairSet(Sequence):
 
     def __init__(self, folder: Path, check: bool = True):
         self.folder = Path(folder)
-        names = [pair["name"] for pair in read_manifest(self.folder)["pairs"]] or sorted(
-            path.parent.name for path in self.folder.glob("*/pair.json") if path.parent.suffix != ".part")
+        if (self.folder / FILE).exists():
+            names = [pair["name"] for pair in read_manifest(self.folder)["pairs"]]
+        else:
+            names = sorted(path.parent.name for path in self.folder.glob("*/pair.json") if path.parent.suffix != ".part")
         if not names:
             raise UserError(f"There are no pairs in {folder}; make some with chopgrad pairs --output {folder}.")
         self.left_out: dict[str, str] = {}
@@ -31,7 +33,7 @@ class PairSet(Sequence):
             try:
                 pair = StoredPair(self.folder / name)
                 if check:
-                    pair.read()
+                    pair.check()
                 self._pairs.append(pair)
             except UserError as error:
                 self.left_out[name] = str(error)
@@ -44,6 +46,10 @@ class PairSet(Sequence):
 
     def __getitem__(self, index: int) -> StoredPair:
         return self._pairs[index]
+
+    def of_one_size(self) -> list[StoredPair]:
+        """Those whose degraded frames are as large as the clean ones: all but pairs for super-resolution."""
+        return [pair for pair in self if pair.scale == (1, 1)]
 
     def complain(self) -> None:
         """Raises Incomplete if some pairs were left out; for the end of what was done with the others."""

@@ -95,8 +95,10 @@ def by_camera(plan: SplatPlan, cameras: Sequence[str]) -> list[SplatPlan]:
     names = sorted({cameras[index] for index in plan.shown})
     if len(names) == 1:
         return [plan]
-    return [replace(plan, name=f"{plan.name}-{name}", shown=tuple(i for i in plan.shown if cameras[i] == name),
-                    detail=plan.detail | {"camera": name}) for name in names]
+    parts = [replace(plan, name=f"{plan.name}-{name}", shown=tuple(i for i in plan.shown if cameras[i] == name),
+                     detail=plan.detail | {"camera": name}) for name in names]
+    # A camera whose views were all fitted shows nothing to learn from.
+    return [part for part in parts if not (part.own and set(part.shown) <= set(part.fitted))]
 
 
 def fit_plan(views: Views, plan: SplatPlan, progress: Progress | None = None) -> Gaussians:
@@ -108,8 +110,8 @@ def fit_plan(views: Views, plan: SplatPlan, progress: Progress | None = None) ->
 def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int = 2, keep_photos: bool = False) -> Pair:
     """Render a plan's splat at the shown views in order, and pair that with their photos.
 
-    Where a splat was fitted to part of the shown views, only the others are `valid` as a target: on those the render is
-    nearly right and would teach a refiner to do nothing. Nor is what the views' masks leave out. References are fitted photos
+    Only views that the splat was not fitted to are `valid` as a target (all are where a view's own photo is no reference): on
+    those the render is nearly right and would teach a refiner to do nothing. Nor is what the views' masks leave out. References are fitted photos
     alone.
 
     Args:
@@ -122,9 +124,8 @@ def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int 
                                   exclude=None if plan.own else torch.tensor(shown))
     clip = with_references(render(splat, cameras), cameras, photos)
     valid = torch.ones_like(clip.alpha)
-    known = [position for position, index in enumerate(shown) if index in plan.fitted]
-    if len(known) < len(shown):
-        valid[known] = 0
+    if plan.own:
+        valid[[position for position, index in enumerate(shown) if index in plan.fitted]] = 0
     if views.masks is not None:
         valid = valid * views.masks[shown]
     return Pair(clip, views.photos[shown], plan.name, valid, photos if keep_photos else None)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,8 @@ from chopgrad_ns.errors import UserError
 
 Outcome = tuple[int, Any]
 """Index of a piece of work, and its result or the UserError that it ended in."""
-LOST_IN_A_ROW = 3
-"""Times that workers may die, with nothing finished in between, before it is given up."""
+ATTEMPTS = 3
+"""Times that a piece of work is tried whose worker dies over it."""
 
 
 def run_side_by_side(work: Callable[[Any], Any], pieces: Sequence, workers: int, ray: str | None = None) -> Iterator[Outcome]:
@@ -26,11 +27,11 @@ def run_side_by_side(work: Callable[[Any], Any], pieces: Sequence, workers: int,
 
     Work is done in this process with one worker, else in spawned ones with a thread each, or as tasks of the Ray cluster at
     the address `ray` ("auto" for the one on this machine), which must have this package installed. A piece whose worker dies
-    is done again, by another one: so work must find and keep what it had finished. A UserError is an outcome; any other
-    exception ends everything.
+    is done again, by another one: so work must find and keep what it had finished. A UserError is an outcome, and so is a
+    piece that kills three workers; any other exception ends everything.
 
     Raises:
-        UserError: where workers die again and again, or there is no such cluster.
+        UserError: where there is no such cluster.
     """
     if ray is not None:
         yield from _on_ray(work, pieces, ray)
@@ -48,34 +49,51 @@ def _outcome(work: Callable[[Any], Any], piece: Any) -> Any:
 
 
 def _in_processes(work, pieces: Sequence, workers: int) -> Iterator[Outcome]:
-    waiting, lost = dict(enumerate(pieces)), 0
-    others = set(multiprocessing.active_children())
+    waiting = dict(enumerate(pieces))
     while waiting:
-        # Spawned, since a forked process must not use OpenMP or CUDA again.
-        pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=multiprocessing.get_context("spawn"),
-                                   initializer=_become_worker, initargs=(os.getpid(),))
         try:
-            futures = {pool.submit(_outcome, work, piece): index for index, piece in waiting.items()}
-            for future in as_completed(futures):
-                result = future.result()
-                del waiting[futures[future]]
-                lost = 0
-                yield futures[future], result
-        except BrokenProcessPool as error:
-            lost += 1
-            if lost == LOST_IN_A_ROW:
-                raise UserError(f"Workers died {lost} times in a row with {len(waiting)} of {len(pieces)} pieces of work left "
-                                "(out of memory?); give fewer --workers.") from error
-        finally:
-            # When the work is ended early (Ctrl-C), what runs is not waited for.
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            pool.shutdown(cancel_futures=True)
+            for index, result in _in_pool(work, waiting, workers):
+                del waiting[index]
+                yield index, result
+        except BrokenProcessPool:
+            # Which piece killed its worker is not told. It is among the first, which were at hand or next.
+            for index in list(waiting)[: workers + 1]:
+                yield index, _alone(work, waiting.pop(index))
+
+
+def _alone(work, piece: Any) -> Any:
+    """The outcome of a piece that may kill its worker, in a pool of its own."""
+    for _ in range(ATTEMPTS):
+        try:
+            ((_, result),) = _in_pool(work, {0: piece}, 1)
+            return result
+        except BrokenProcessPool:
+            continue
+    return UserError(f"Its worker died {ATTEMPTS} times (out of memory?); give fewer --workers.")
+
+
+def _in_pool(work, pieces: dict[int, Any], workers: int) -> Iterator[Outcome]:
+    """Raises BrokenProcessPool when a worker dies."""
+    others = set(multiprocessing.active_children())
+    # Spawned, since a forked process must not use OpenMP or CUDA again.
+    pool = ProcessPoolExecutor(min(workers, len(pieces)), mp_context=multiprocessing.get_context("spawn"),
+                               initializer=_become_worker, initargs=(os.getpid(),))
+    try:
+        futures = {pool.submit(_outcome, work, piece): index for index, piece in pieces.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        # When the work is ended early (Ctrl-C), what runs is not waited for.
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
 
 
 def _become_worker(parent: int) -> None:
     """One thread; Ctrl-C is the parent's to handle; and none lives on when the parent was killed."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read when torch is imported, which comes later
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read when torch is imported
+    if "torch" in sys.modules:  # by the parent's main module, which a spawned process imports first
+        sys.modules["torch"].set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -101,14 +119,14 @@ def _on_ray(work, pieces: Sequence, address: str) -> Iterator[Outcome]:
                         "--head, or leave --ray out.") from error
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOST_IN_A_ROW)(_outcome)
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1)(_outcome)
         running = {task.remote(work, piece): index for index, piece in enumerate(pieces)}
         while running:
             for finished in ray.wait(list(running))[0]:
                 try:
                     result = ray.get(finished)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
-                    result = UserError(f"its workers died {LOST_IN_A_ROW + 1} times ({type(error).__name__})")
+                    result = UserError(f"Its worker died {ATTEMPTS} times ({type(error).__name__}).")
                 yield running.pop(finished), result
     finally:
         ray.shutdown()

@@ -26,6 +26,8 @@ from chopgrad_ns.files import whole_folder
 from chopgrad_ns.splat.cameras import Cameras
 
 FORMAT = 2
+AT_ONCE = 8
+"""Frames that are decoded together when a pair is checked."""
 PICTURES = ("frames", "clean", "valid", "alpha", "mask", "references", "reference_masks", "photos")
 """Arrays of values in 0…1, kept in 8 bit."""
 
@@ -100,8 +102,13 @@ class StoredPair:
         try:
             with self._open() as file:
                 return self._read(file, first, last)
-        except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
             raise self._unreadable(error) from error
+
+    def check(self) -> None:
+        """Decode all frames, a few at a time, and keep none. Raises UserError where some are damaged."""
+        for first in range(0, len(self), AT_ONCE):
+            self.read(slice(first, first + AT_ONCE))
 
     def _read(self, file, first: int, last: int) -> Pair:
         cameras = None

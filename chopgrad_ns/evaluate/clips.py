@@ -16,6 +16,9 @@ from chopgrad_ns.evaluate.temporal import flicker, motion_of, warp_error
 TEMPORAL_METRICS = ("warp_error", "flicker")
 METRICS = (*FRAME_METRICS, *TEMPORAL_METRICS, *DISTRIBUTION_METRICS)
 LARGER_IS_BETTER = ("psnr", "ssim")
+OF_TRUTH = "warp_error_of_truth"
+"""What `warp_error` is to be compared with: the truth has an error too, and less than that is blur."""
+NEITHER_IS_BETTER = ("warp_error", OF_TRUTH)
 """Of all others, smaller values are better."""
 MaskLike = Float[Tensor, "t 1 h w"] | Mask
 ActorIds = UInt8[Tensor, "t 1 h w"]
@@ -45,7 +48,8 @@ def evaluate_clip(prediction: Frames, truth: Frames, metrics: Sequence[str] = ("
                   mask: MaskLike | None = None, actor_ids: ActorIds | None = None) -> dict[str, dict[str, Values]]:
     """A value a frame of each metric in each region, both clips in 0…1: `evaluate_clip(…)["whole"]["psnr"]` is [T].
 
-    Metrics are those of `FRAME_METRICS` and `TEMPORAL_METRICS`; others are left to `add_features`. Regions:
+    Metrics are those of `FRAME_METRICS` and `TEMPORAL_METRICS`; others are left to `add_features`. With `warp_error` comes
+    `warp_error_of_truth`, for comparison. Regions:
     - `whole`: all pixels.
     - `inside` and `outside`, where there is a mask: its pixels (those over a half), and all others. PSNR is over these
       pixels, SSIM's map is averaged over them, and networks see the prediction there and the truth elsewhere; see
@@ -61,9 +65,11 @@ def evaluate_clip(prediction: Frames, truth: Frames, metrics: Sequence[str] = ("
     """
     check_frames(prediction, truth)
     prediction = prediction.clamp(0, 1)
+    metrics = [each for name in metrics for each in ((name, OF_TRUTH) if name == "warp_error" else (name,))]
     measures = {name: FRAME_METRICS[name]() for name in metrics if name in FRAME_METRICS}
     motion = motion_of(truth) if set(metrics) & set(TEMPORAL_METRICS) else None
     temporal = {"warp_error": lambda where: warp_error(prediction, motion, where),
+                OF_TRUTH: lambda where: warp_error(truth, motion, where),
                 "flicker": lambda where: flicker(prediction, truth, motion, where)}
     values = {}
     for region, where in _masks(truth, mask).items():

@@ -75,7 +75,7 @@ def warp_error(frames: Frames, motion: Motion, mask: Mask | None = None) -> Valu
 
     Over pixels that were seen before and, with a mask, are inside it; where they were before does not matter, so that
     what appears at a mask's edge counts. The mean over colours, a third of the sum that the paper writes. Real video
-    has an error too, from noise, shading and flow that errs: compare with that of the truth, or take `flicker`. With
+    has an error too, from noise, shading and flow that errs; blur has less. Compare with that of the truth, or take `flicker`. With
     the motion of the truth a frozen prediction is wrong; with its own it is perfect.
     """
     values = [frames.new_full((1,), math.nan)]

@@ -55,7 +55,7 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
     """
     settings = settings or FinetuneSettings()
     if not pairs:
-        raise UserError("There are no pairs to train on; make some with chopgrad pairs.")
+        raise UserError("There are no pairs to train on; make some with chopgrad pairs (others than for super-resolution).")
     smaller = [pair.name for pair in pairs if pair.scale != (1, 1)]
     if smaller:
         raise UserError(f"The degraded frames of {smaller[0]} are smaller than the clean ones, and a refiner for "

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_folders_of_clips_with_masks_and_actors(folders, empty_hub, capsys):
     found = evaluate(folders, "--masks", folders / "masks", "--actors", folders / "actors")
     assert list(found["regions"]) == ["whole", "inside", "outside", "actors"] and found["left_out"] == {}
     assert set(found["skipped"]) == {"lpips", "dists", "fid", "kid", "fvd"}
-    names = ["psnr", "ssim", "st_lpips", "warp_error", "flicker"]
+    names = ["psnr", "ssim", "st_lpips", "warp_error", "warp_error_of_truth", "flicker"]
     assert all(list(metrics) == names for metrics in found["regions"].values())
     clips = []
     for index, name in enumerate("abcd"):
@@ -225,3 +226,26 @@ def test_no_clip_that_can_be_compared(folders, capsys):
     evaluate(folders, *QUICK, code=2, output=False)
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 5 and "None of the 4 clips" in shown[-1] and not (folders / "out.json").exists()
+
+
+def test_pictures_beside_clips_are_no_clip(folders, tmp_path):
+    """Else one stray picture would be all that is compared."""
+    before = evaluate(folders, *QUICK)
+    for side in ("predicted", "truth"):
+        shutil.copy(next((folders / "truth").rglob("*.png")), folders / side / "overview.png")
+    assert evaluate(folders, *QUICK)["per_clip"].keys() == before["per_clip"].keys()
+
+
+def test_frames_that_are_the_same_are_told_of(folders, capsys):
+    found = evaluate(folders, *QUICK, paths=("truth/a", "truth/a"))
+    assert found["frames_that_equal_the_truth"] == found["frames"] > 0
+    assert "equal the truth, and count 120 dB" in capsys.readouterr().out
+
+
+def test_output_that_is_a_folder(folders, tmp_path, capsys):
+    refused(capsys, "evaluate", folders / "predicted", folders / "truth", "--output", tmp_path, message="is a folder")
+
+
+def test_warping_error_comes_with_the_truths(folders):
+    found = evaluate(folders, "--metrics", "warp_error", paths=("predicted/a", "truth/a"))["regions"]["whole"]
+    assert 0 < found["warp_error_of_truth"]["mean"] < found["warp_error"]["mean"]

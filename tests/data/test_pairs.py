@@ -84,9 +84,20 @@ def test_a_camera_is_held_out(views):
 def test_one_trajectory_for_each_camera_of_a_rig():
     plan = sparse_plan(6, 2, SETTINGS)
     assert by_camera(plan, ["only"] * 6) == [plan]
-    left, right = by_camera(plan, list("lrlrlr"))
-    assert (left.name, left.shown, right.shown) == ("sparse-2-l", (0, 2, 4), (1, 3, 5))
+    left, right = by_camera(plan, list("lllrrr"))
+    assert (left.name, left.shown, right.shown) == ("sparse-2-l", (0, 1, 2), (3, 4, 5))
     assert left.fitted == right.fitted == plan.fitted and left.detail == {"every": 2, "camera": "l"}
+
+
+def test_a_camera_whose_views_were_all_fitted_teaches_nothing(views):
+    cameras = list("aabbbb")
+    parts = [part for plan in fold_plans(6, 3, SETTINGS) for part in by_camera(plan, cameras)]
+    assert [part.name for part in parts] == ["fold-0-a", "fold-0-b", "fold-1-a", "fold-1-b", "fold-2-b"]
+    for part in parts:
+        pair = made(views, part)
+        assert pair.valid.max() == 1 and len(pair) == len(part.shown)
+    (part, _) = by_camera(underfit_plan(6, 5, 40, SETTINGS), cameras)
+    assert part.shown == (0, 1) and made(views, part).valid.min() == 1
 
 
 @pytest.mark.parametrize("count, every", [(6, 1), (6, 6), (6, 7), (2, 2)])

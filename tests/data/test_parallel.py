@@ -10,7 +10,7 @@ import pytest
 
 from chopgrad_ns.data.parallel import run_side_by_side
 from chopgrad_ns.errors import UserError
-from tests.data.work import die_always, die_once, square
+from tests.data.work import die_for_two, die_once, square
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -32,9 +32,20 @@ def test_work_of_a_worker_that_dies_is_done_by_another(tmp_path):
     assert (tmp_path / "2").read_text() == "begun\nbegun\n"
 
 
-def test_workers_that_always_die_are_given_up():
-    with pytest.raises(UserError, match="died 3 times in a row with 2 of 2"):
-        list(run_side_by_side(die_always, [1, 2], 2))
+def test_a_piece_that_always_kills_its_worker_stops_no_other():
+    outcomes = dict(run_side_by_side(die_for_two, [1, 2, 3, 4, 5, 6, 7], 2))
+    assert isinstance(outcomes.pop(1), UserError)
+    assert outcomes == {index: index + 1 for index in (0, 2, 3, 4, 5, 6)}
+
+
+def test_workers_have_one_thread_even_where_torch_was_imported_before(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import torch\nfrom chopgrad_ns.data.parallel import run_side_by_side\nfrom tests.data.work import threads\n"
+                      "if __name__ == '__main__':\n    print(sorted(dict(run_side_by_side(threads, [1, 2], 2)).values()))\n")
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment.pop("OMP_NUM_THREADS", None)
+    shown = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=100)
+    assert shown.stdout.strip() == "[1, 1]", shown.stderr
 
 
 def alive(pid: int) -> bool:

@@ -25,10 +25,18 @@ def die_once(piece: tuple[int, str]) -> int:
     return number
 
 
-def die_always(piece: int) -> int:
-    """Nobody lives through it."""
-    os.kill(os.getpid(), signal.SIGKILL)
+def die_for_two(piece: int) -> int:
+    """Nobody lives through piece 2."""
+    if piece == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
     return piece
+
+
+def threads(piece: int) -> int:
+    """How many threads torch uses."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def go_on(piece: str) -> None:

@@ -8,7 +8,6 @@ from scipy.signal import lfilter
 from scipy.stats import bootstrap
 
 from chopgrad_ns.evaluate import interval_of_mean, interval_of_series
-from chopgrad_ns.evaluate.bootstrap import RESAMPLES, SEED
 
 
 def test_interval_of_mean_is_scipys():
@@ -52,4 +51,4 @@ def test_too_few_and_all_alike():
     assert interval_of_series(np.arange(5.0)) is None and interval_of_series(np.array([])) is None
     assert interval_of_series(np.arange(5.0), block=1) is not None
     assert interval_of_mean(np.full(4, 120.0)) == (120.0, 120.0)
-    assert RESAMPLES >= 1000 and SEED == 0 and math.isfinite(interval_of_mean(np.array([1.0, 2.0, 3.0]))[0])
+    assert math.isfinite(interval_of_mean(np.array([1.0, 2.0, 3.0]))[0])

@@ -104,6 +104,7 @@ def test_lpips_is_the_lpips_packages(random_hub, random_vgg, without_init):
     with torch.no_grad():
         for mask in (None, disc(truth)):
             expected = theirs(composite(prediction, truth, mask), truth, normalize=True).flatten()
+            expected = expected if mask is None else expected / mask.float().mean(dim=(1, 2, 3))
             found = FRAME_METRICS["lpips"]()(prediction, truth, mask)
             assert torch.allclose(found, expected, rtol=1e-4) and found.min() > 1e-4
 
@@ -117,6 +118,19 @@ def test_st_lpips_is_its_packages():
         expected = theirs(prediction, truth, normalize=True).flatten()
     found = FRAME_METRICS["st_lpips"]()(prediction, truth, None)
     assert torch.allclose(found, expected, rtol=1e-4) and expected.min() > 1e-3
+
+
+def test_a_distance_inside_a_mask_does_not_shrink_with_it():
+    """Of the same noise everywhere; what a network adds across the mask's edge is more for a narrow one."""
+    prediction, truth = noisy_clip(frames=1, size=(96, 96))
+    measure, mask = FRAME_METRICS["st_lpips"](), torch.zeros(1, 1, 96, 96, dtype=torch.bool)
+    values = []
+    for width in (96, 48, 24):
+        mask[:] = False
+        mask[..., :width] = True
+        values.append(float(measure(prediction, truth, mask)))
+    assert values[0] == pytest.approx(float(measure(prediction, truth)), rel=1e-5)
+    assert max(values) < 1.6 * min(values), values
 
 
 def test_dists_is_piqs(random_hub, monkeypatch, without_init):

@@ -68,3 +68,13 @@ def test_predictions_are_clamped_and_better_ones_score_better():
 def test_frames_that_cannot_be_compared(shapes):
     with pytest.raises(ValueError, match=r"predicted frames have shape .* the same \[T, 3, H, W\]"):
         evaluate_frames(*(torch.zeros(shape) for shape in shapes), perceptual())
+
+
+def test_frames_that_are_not_finite_are_refused_by_number():
+    """They would be taken for frames that have nothing of a region."""
+    frames = torch.rand(3, 3, 16, 16)
+    broken = frames.clone()
+    broken[2, 0, 0, 0] = torch.nan
+    for pair, message in (((broken, frames), "predicted frame 2"), ((frames, broken), "true frame 2")):
+        with pytest.raises(ValueError, match=message):
+            evaluate_frames(*pair, perceptual())

@@ -52,8 +52,8 @@ def test_box_of_a_mask():
 def test_values_by_region():
     prediction, truth = noisy_clip()
     mask, ids = disc(truth), two_actors(truth)
-    names = ["psnr", "ssim", "st_lpips", "warp_error", "flicker"]
-    values = evaluate_clip(prediction, truth, names, mask.float(), ids)
+    values = evaluate_clip(prediction, truth, ["psnr", "ssim", "st_lpips", "warp_error", "flicker"], mask.float(), ids)
+    names = ["psnr", "ssim", "st_lpips", "warp_error", "warp_error_of_truth", "flicker"]
     assert list(values) == ["whole", "inside", "outside", "actors"]
     assert all(list(metrics) == names for metrics in values.values())
     assert all(found.shape == (3,) for metrics in values.values() for found in metrics.values())
@@ -62,6 +62,7 @@ def test_values_by_region():
         for name in names[:3]:
             assert torch.allclose(values[region][name], FRAME_METRICS[name]()(prediction, truth, where), atol=1e-5)
         for name, expected in (("warp_error", warp_error(prediction, motion, where)),
+                               ("warp_error_of_truth", warp_error(truth, motion, where)),
                                ("flicker", flicker(prediction, truth, motion, where))):
             assert torch.allclose(values[region][name], expected, equal_nan=True)
     in_boxes = warp_error(prediction, motion, mask_of_boxes(actor_boxes(ids), truth))

@@ -116,11 +116,11 @@ def test_damaged_and_missing_pairs_are_made_again(whole, tmp_path):
 
     shutil.copytree(whole, tmp_path / "out")
     flip_byte(tmp_path / "out" / "objects-1001-fold-0" / "pair.safetensors")
-    shutil.rmtree(tmp_path / "out" / "objects-1001-fold-1")
+    shutil.rmtree(tmp_path / "out" / "objects-1002-fold-1")
     before = stamps(tmp_path / "out")
     main(arguments(tmp_path / "out"))
     after = stamps(tmp_path / "out")
-    assert {name for name in after if after[name] != before.get(name)} == {"objects-1001-fold-0", "objects-1001-fold-1"}
+    assert {name for name in after if after[name] != before.get(name)} == {"objects-1001-fold-0", "objects-1002-fold-1"}
     same_pairs(tmp_path / "out", whole)
 
 
@@ -187,6 +187,44 @@ def test_cameras_of_a_rig(tmp_path):
     assert all("/left/" in name for name in held["cameras"]) and all("/right/" in name for name in held["fitted"])
 
 
+def test_cameras_are_told_apart_by_all_of_their_folders(tmp_path):
+    from chopgrad_ns.cli.scenes import named_views
+
+    scene = make_scene(tmp_path / "scene")
+    assert named_views(scene, 2, 64, None, hold_out=False).cameras == ["."] * 8
+    about = json.loads((scene / "transforms.json").read_text())
+    for index, frame in enumerate(about["frames"]):
+        old = scene / frame["file_path"]
+        frame["file_path"] = f"./cam{index % 2}/rgb/{old.name}"
+        (scene / frame["file_path"]).parent.mkdir(parents=True, exist_ok=True)
+        old.rename(scene / frame["file_path"])
+    (scene / "transforms.json").write_text(json.dumps(about))
+    named = named_views(scene, 2, 64, None, hold_out=False)
+    assert named.cameras == ["cam0-rgb"] * 4 + ["cam1-rgb"] * 4 and named.names[0] == "cam0/rgb/00000.png"
+
+
+def test_output_may_lie_in_the_scene(tmp_path):
+    scene = make_scene(tmp_path / "scene")
+    command = ["pairs", "--data", str(scene), "--output", str(scene / "pairs"), "--every", "2", "--folds", "2", "--longest-side", "48",
+               "--steps", "5"]
+    main(command)
+    before = {path: path.stat().st_mtime_ns for path in scene.glob("pairs/*/pair.json")}
+    main(command)
+    assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in scene.glob("pairs/*/pair.json")} == before
+
+
+def test_what_was_made_before_a_failure_counts(tmp_path, capsys):
+    """A pair of that name, but of other settings, is in the way of the last fold."""
+    scene = make_scene(tmp_path / "scene")
+    command = ["pairs", "--data", str(scene), "--output", str(tmp_path / "out"), "--every", "2", "--longest-side", "48"]
+    main([*command, "--folds", "2", "--steps", "5"])
+    import shutil
+    shutil.rmtree(tmp_path / "out" / "scene-fold-0")
+    refused(capsys, *command, "--folds", "2", "--steps", "6", message="scene-fold-1 was made with other settings")
+    assert {pair["name"] for pair in read_manifest(tmp_path / "out")["pairs"]} == {"scene-fold-0", "scene-fold-1"}
+    assert StoredPair(tmp_path / "out" / "scene-fold-0").about["settings"]["steps"] == 6
+
+
 def test_one_bad_scene_among_good_ones(tmp_path, capsys):
     good, bad = make_scene(tmp_path / "good"), make_scene(tmp_path / "bad")
     path = bad / "images" / "00004.png"
@@ -208,6 +246,8 @@ def test_refusals(whole, tmp_path, capsys):
     refused(capsys, "pairs", "--output", out, "--data", tmp_path / "nowhere", message="no folder")
     refused(capsys, "pairs", "--output", out, "--sample-worlds", 1, "--folds", 1, message="--folds is 1")
     refused(capsys, "pairs", "--output", out, "--sample-worlds", 1, "--workers", -1, message="--workers is -1")
+    refused(capsys, "pairs", "--output", out, "--sample-worlds", 1, "--first-seed", -5, message="--first-seed is -5")
+    refused(capsys, "pairs", "--output", out, "--sample-worlds", 1, "--sparse-every", 0, message="--sparse-every is 0")
     scene = make_scene(tmp_path / "scene")
     make_scene(tmp_path / "more" / "scene")
     refused(capsys, "pairs", "--output", out, "--data", scene, tmp_path / "more" / "scene", message="Two sources are called scene")
@@ -292,9 +332,23 @@ def test_pairs_of_a_video(video, tmp_path):
             assert entry["way"] == "super-resolution" and pair.degraded.frames.shape == (4, 3, 32, 48) and pair.scale == (2, 2)
     assert not torch.equal(StoredPair(out / "two-shots-brush-masks-00000").read().degraded.mask,
                            StoredPair(out / "two-shots-brush-masks-00004").read().degraded.mask)
+    drawn = StoredPair(out / "two-shots-second-order-x2-00000").about["made"]
+    assert drawn["scale"] == 2 and len(drawn["rounds"]) == 2
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/pair.json")}
     main(command)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/pair.json")} == before
+
+
+def test_every_video_has_holes_of_its_own(video, tmp_path):
+    import shutil
+
+    shutil.copy(video, video.parent / "same.mp4")
+    main(["pairs", "--output", str(tmp_path / "out"), "--videos", str(video.parent), "--clip-frames", "7", "--masks", "brush",
+          "--degradation", "first-order", "--scale", "2"])
+    for part in ("brush-masks-00000", "first-order-x2-00000"):
+        mine, other = (StoredPair(tmp_path / "out" / f"{name}-{part}").read() for name in ("two-shots", "same"))
+        assert torch.equal(mine.clean, other.clean)
+        assert not torch.equal(mine.degraded.frames, other.degraded.frames)
 
 
 def test_object_masks_of_a_video(video, tmp_path, capsys):
@@ -331,9 +385,19 @@ def test_a_video_that_is_none(video, tmp_path, capsys):
 
 
 def test_refiners_do_not_train_on_smaller_frames_yet(video, tmp_path, capsys):
-    main(["pairs", "--output", str(tmp_path / "out"), "--videos", str(video), "--clip-frames", "7", "--tasks", "super-resolution",
-          "--degradation", "bicubic"])
-    refused(capsys, "finetune", "--pairs", tmp_path / "out", "--output", tmp_path / "refiner", "--steps", 1, message="are smaller")
+    from chopgrad_ns.errors import UserError
+    from chopgrad_ns.refiner import Refiner, finetune
+
+    command = ["pairs", "--output", str(tmp_path / "out"), "--videos", str(video), "--clip-frames", "7", "--degradation", "bicubic",
+               "--masks", "box"]
+    main([*command, "--tasks", "super-resolution"])
+    training = ["finetune", "--pairs", tmp_path / "out", "--output", tmp_path / "refiner", "--steps", 1]
+    refused(capsys, *training, message="others than for super-resolution")
+    with pytest.raises(UserError, match="are smaller"):
+        finetune(Refiner.from_pretrained("tiny"), PairSet(tmp_path / "out"))
+    main(command)
+    main(list(map(str, training)))
+    assert "2 of 4 pairs are for super-resolution" in capsys.readouterr().out
 
 
 def test_actors_of_a_street_are_cut_out_and_put_back(tmp_path, capsys):
@@ -343,7 +407,7 @@ def test_actors_of_a_street_are_cut_out_and_put_back(tmp_path, capsys):
 
     small = ["--frames", "10", "--width", "96", "--height", "64"]
     main(["sample", "street", str(tmp_path / "drive"), "--seed", "1", *small])
-    named = named_views(tmp_path / "drive", 8, 96, None, hold_out=False)
+    named = named_views(tmp_path / "drive", 8, 96, None, hold_out=False, with_actors=True)
     assert len(named.views) == 10 and named.views.masks is not None and not named.views.masks.all()
     inside, seen = 0, 0
     for index, actor in enumerate(named.actors):
@@ -359,8 +423,16 @@ def test_actors_of_a_street_are_cut_out_and_put_back(tmp_path, capsys):
     assert entry["way"] == "actors" and entry["actors"] == [actor.name for actor in named.actors]
     assert torch.equal(pair.degraded.actor_ids, named.actor_ids) and (pair.degraded.mask > 0.5).sum() > 200
     assert torch.equal(pair.clean, (named.views.photos * 255).round() / 255)
+    assert "drive-actors: 9 actors were not cut out" in capsys.readouterr().err and len(entry["made"]["skipped"]) == 9
     refused(capsys, "pairs", "--output", tmp_path / "none", "--sample-worlds", 1, "--kinds", "objects", *small, *steps,
             message="no actors to cut out")
+    again = ["pairs", "--output", tmp_path / "none", "--data", tmp_path / "drive", "--views", "all", *steps]
+    about = (tmp_path / "drive" / "transforms.json").read_text()
+    (tmp_path / "drive" / "transforms.json").write_text(about.replace('"k1": 0.0', '"k1": 0.1'))
+    refused(capsys, *again, message="have lens distortion (k1)")
+    (tmp_path / "drive" / "transforms.json").write_text(about)
+    actors = json.loads((tmp_path / "drive" / "actors.json").read_text())
+    (tmp_path / "drive" / "actors.json").write_text(json.dumps(actors | {"actors": actors["actors"][:1]}))
+    refused(capsys, *again, message="actors.json has 1;")
     (tmp_path / "drive" / "actor_ids" / "00003.png").write_bytes(b"")
-    refused(capsys, "pairs", "--output", tmp_path / "none", "--data", tmp_path / "drive", "--views", "all", *steps,
-            message="00003.png cannot be read")
+    refused(capsys, *again, message="00003.png cannot be read")
