@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from chopgrad_ns.data.actors import Actor, read_actors
+from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.data.scene import check_scene
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
@@ -90,13 +91,10 @@ def _actors(scene: Path, manager, named: NamedViews) -> tuple[list[Actor], UInt8
     ids = []
     for name in named.names:
         path = scene / "actor_ids" / f"{Path(name).stem}.png"
-        try:
-            with Image.open(path) as picture:
-                if picture.mode not in ("L", "P"):
-                    raise OSError(f"{picture.mode} is not 8-bit")
-                ids.append(torch.from_numpy(np.array(picture.resize((width, height), Image.Resampling.NEAREST))))
-        except OSError as error:
-            raise UserError(f"The actor ids {path} cannot be read; write them as 8-bit PNG with one channel.") from error
+        with open_picture(path, f"actor ids {path}", "write them as 8-bit PNG with one channel") as picture:
+            if picture.mode not in ("L", "P"):
+                raise ValueError(f"{picture.mode} is not 8-bit")
+            ids.append(torch.from_numpy(np.array(picture.resize((width, height), Image.Resampling.NEAREST))))
     strange = int(torch.stack(ids).max())
     if strange > len(actors):
         raise UserError(f"The actor ids in {scene / 'actor_ids'} name actor {strange}, and actors.json has {len(actors)}; write "

@@ -21,7 +21,9 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.data.plain_videos import Video, framed
+from chopgrad_ns.data.video import frame_files
 from chopgrad_ns.errors import UserError
 
 Shape = Callable[[ImageDraw.ImageDraw, float, float], None]
@@ -199,11 +201,8 @@ class ObjectMasks:
             self._check(file, video)
 
     def _check(self, file: Path, video: Video) -> None:
-        try:
-            with Image.open(file) as picture:
-                size, colored = picture.size, len(picture.getbands()) > 1
-        except OSError as error:
-            raise UserError(f"The mask {file} cannot be read; write it again as PNG.") from error
+        with open_picture(file, f"mask {file}", "write it again as PNG") as picture:
+            size, colored = picture.size, len(picture.getbands()) > 1
         if size != (video.width, video.height):
             raise UserError(f"The mask {file} is {size[0]}×{size[1]} px and the frames of {video.path} are "
                             f"{video.width}×{video.height}; make masks of the frames' size.")
@@ -225,18 +224,15 @@ class ObjectMasks:
         return dilated(torch.from_numpy(np.stack(masks))[:, None].float(), self.dilation)
 
     def _chosen(self, file: Path) -> Bool[np.ndarray, "h w"]:
-        try:
-            with Image.open(file) as picture:
-                if len(picture.getbands()) > 1:
-                    return np.asarray(picture.convert("RGB")).any(axis=2)
-                values = np.asarray(picture)  # of palette files the numbers, not the colours
-        except OSError as error:
-            raise UserError(f"The mask {file} cannot be read; write it again as PNG.") from error
+        with open_picture(file, f"mask {file}", "write it again as PNG") as picture:
+            if len(picture.getbands()) > 1:
+                return np.asarray(picture.convert("RGB")).any(axis=2)
+            values = np.asarray(picture)  # of palette files the numbers, not the colours
         return np.isin(values, self.ids) if self.ids else values != 0
 
 
 def _match(folder: Path, video: Video) -> list[Path]:
-    files = sorted(path for path in folder.glob("*") if path.suffix.lower() == ".png")
+    files = [path for path in frame_files(folder) if path.suffix.lower() == ".png"]
     if not files:
         raise UserError(f"There are no PNG masks in {folder}; give a folder with one for each frame of {video.path}.")
     if len(files) != video.frames:

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -21,6 +22,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.data.pixel_formats import converter
 from chopgrad_ns.data.video import check_size, frame_files, read_frame
 from chopgrad_ns.errors import UserError
@@ -152,11 +154,8 @@ class _FolderVideo(Video):
 
     @staticmethod
     def _size(file: Path) -> tuple[int, int]:
-        try:
-            with Image.open(file) as picture:
-                return picture.height, picture.width
-        except OSError as error:
-            raise UserError(f"The frame {file} cannot be read; write it again as PNG or JPEG.") from error
+        with open_picture(file, f"frame {file}", "write it again as PNG or JPEG") as picture:
+            return picture.height, picture.width
 
     def _pictures(self, first: int, count: int) -> Iterator[Picture]:
         return map(read_frame, self._files[first:first + count])
@@ -164,6 +163,16 @@ class _FolderVideo(Video):
 
 class _Damaged(UserError):
     """A frame could not be decoded from the key frame that was tried."""
+
+
+class _Listed(NamedTuple):
+    """What is kept of a packet, which itself holds its bytes."""
+
+    pts: int | None
+    dts: int | None
+    size: int
+    is_keyframe: bool
+    is_shown: bool
 
 
 class _FileVideo(Video):
@@ -194,11 +203,12 @@ class _FileVideo(Video):
             yield container, streams[0]
 
     def _list_packets(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
-        every = [packet for packet in container.demux(stream) if packet.size]
+        every = [_Listed(packet.pts, packet.dts, packet.size, packet.is_keyframe, _is_shown(packet, stream))
+                 for packet in container.demux(stream) if packet.size]
         if "mov" in container.format.name and len(every) < stream.frames:
             raise UserError(f"{self.path} ends after {len(every)} of its {stream.frames} frames; copy it again or cut "
                             "it there.")
-        shown = [packet for packet in every if not packet.is_discard and _is_shown(packet, stream)]
+        shown = [packet for packet in every if packet.is_shown]
         self._times = sorted(packet.pts for packet in shown if packet.pts is not None)
         keys = [packet for packet in shown if packet.is_keyframe and packet.pts is not None]
         self._keys = sorted(((packet.pts, packet.dts) for packet in keys), key=lambda key: key[0])
@@ -300,5 +310,9 @@ def _upright(rgb: av.VideoFrame, frame: av.VideoFrame) -> Picture:
 
 
 def _is_shown(packet: av.Packet, stream: av.VideoStream) -> bool:
-    """VP8 has packets of frames that are only referred to (RFC 6386, section 9.1: the show_frame bit)."""
-    return stream.codec_context.name not in ("vp8", "libvpx") or bool(bytes(packet)[0] >> 4 & 1)
+    """Not what an edit list leaves out; and VP8 has packets of frames that are only referred to (RFC 6386, section 9.1:
+    the show_frame bit).
+    """
+    if packet.is_discard:
+        return False
+    return stream.codec_context.name not in ("vp8", "libvpx") or bool(memoryview(packet)[0] >> 4 & 1)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
+from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.errors import UserError
 
 COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse")
@@ -115,11 +115,8 @@ def _check_pose(pose, where: str) -> None:
 
 
 def _check_size(path: Path, width: int, height: int, where: str) -> None:
-    try:
-        with Image.open(path) as picture:
-            found = picture.size
-    except OSError as error:
-        raise UserError(f"The image of {where} cannot be read; save it again as PNG or JPEG.") from error
+    with open_picture(path, f"image of {where}", "save it again as PNG or JPEG") as picture:
+        found = picture.size
     if found != (width, height):
         raise UserError(f"The image of {where} is {found[0]}×{found[1]} px, but {width}×{height} is stated; "
                         "resize it, or correct w and h together with the intrinsics.")

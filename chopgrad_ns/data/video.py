@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -80,22 +81,24 @@ def write_frames(folder: Path, frames: Float[Tensor, "t 3 h w"]) -> None:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder, by name; numbers in names count as numbers (frame 9 comes before frame 10)."""
-    return sorted((path for path in Path(folder).glob("*") if path.suffix.lower() in PICTURES), key=_natural)
+    """The PNG and JPEG files of a folder, by name; numbers in names count as numbers (frame 9 comes before frame 10).
+
+    Names that start with a dot are left out: macOS writes `._00000.png` beside `00000.png` on foreign disks.
+    """
+    return sorted((path for path in Path(folder).glob("*")
+                   if path.suffix.lower() in PICTURES and not path.name.startswith(".")), key=_natural)
 
 
 def _natural(path: Path) -> tuple:
-    # Letters and digits take turns in every name, so that like is compared with like.
-    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", path.stem)), path.name
+    # Every second part is digits, in every name, so that like is compared with like.
+    parts = re.split(r"([0-9]+)", path.stem)
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), path.name
 
 
 def read_frame(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """A picture as RGB. Raises UserError where it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"The frame {path} cannot be read; write it again as PNG or JPEG.") from error
+    with open_picture(path, f"frame {path}", "write it again as PNG or JPEG") as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def read_frames(folder: Path) -> tuple[list[str], Float[Tensor, "t 3 h w"]]:

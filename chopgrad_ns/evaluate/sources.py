@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
+from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.data.plain_videos import SUFFIXES, open_video
 from chopgrad_ns.data.video import PICTURES, frame_files, read_frames
 from chopgrad_ns.errors import UserError
@@ -161,11 +161,8 @@ def _read_ids(folder: Path) -> tuple[list[str], UInt8[Tensor, "t 1 h w"]]:
         raise UserError(f"There are no PNG files of actor ids in {folder}; give a folder with one for each frame.")
     maps = []
     for path in files:
-        try:
-            with Image.open(path) as picture:
-                ids = np.asarray(picture) if picture.mode in ("L", "P") else None
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"The actor ids {path} cannot be read; write them again as 8-bit PNG.") from error
+        with open_picture(path, f"actor ids {path}", "write them again as 8-bit PNG") as picture:
+            ids = np.asarray(picture) if picture.mode in ("L", "P") else None
         if ids is None or ids.shape != (maps or [ids])[0].shape:
             raise UserError(f"{path} is not a map of actor ids as large as the first one; write 8-bit PNG with one "
                             "channel, all of one size.")

@@ -11,9 +11,9 @@ from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from PIL import Image
 
 from chopgrad_ns.data.depths import depths_from_points
+from chopgrad_ns.data.pictures import UNREADABLE, open_picture
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.distill.store import PseudoObservations
 from chopgrad_ns.errors import UserError
@@ -57,6 +57,14 @@ class ExactlyScaledDataset(InputDataset):
         after.fx, after.cx = after.fx * x, after.cx * x
         after.fy, after.cy = after.fy * y, after.cy * y
 
+    def check_readable(self) -> None:
+        """Raise UserError for the first photo or mask that cannot be decoded."""
+        masks = self._dataparser_outputs.mask_filenames or []
+        for kind, paths in (("image", self.image_filenames), ("mask", masks)):
+            for path in paths:
+                with open_picture(path, f"{kind} {path}", "save it again as PNG or JPEG") as picture:
+                    picture.load()
+
 
 class SparseViewsDataManager(FullImageDatamanager):
     """Draws training photos in shuffled epochs and, once there are any, refined frames at `pseudo_share`."""
@@ -79,11 +87,14 @@ class SparseViewsDataManager(FullImageDatamanager):
         return ExactlyScaledDataset(outputs, self._scale(outputs))
 
     def _load_images(self, split, cache_images_device):
+        dataset = self.train_dataset if split == "train" else self.eval_dataset
         try:
             images = super()._load_images(split, cache_images_device)
-        except OSError as error:
-            raise _unreadable_image(self.train_dataset if split == "train" else self.eval_dataset, error) from error
-        _crop_to_common_size(images, (self.train_dataset if split == "train" else self.eval_dataset).cameras)
+        except UNREADABLE as error:
+            dataset.check_readable()
+            raise UserError(f"The images of the scene cannot be read ({error}); save them again as PNG or "
+                            "JPEG.") from error
+        _crop_to_common_size(images, dataset.cameras)
         if split == "train":
             self.train_cameras = self.train_dataset.cameras.to(self.device)
         return images
@@ -171,17 +182,6 @@ def random_seed_points(centers: torch.Tensor, count: int = 5000) -> Tuple[torch.
     extent = (centers - middle).abs().max().clamp_min(1e-3) * 3
     points = middle + (torch.rand(count, 3, generator=generator) * 2 - 1) * extent
     return points, torch.full((count, 3), 0.5)
-
-
-def _unreadable_image(dataset: InputDataset, error: OSError) -> UserError:
-    """The first photo that cannot be decoded, by name."""
-    for path in dataset.image_filenames:
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-        except OSError:
-            return UserError(f"The image {path} cannot be read ({error}); save it again as PNG or JPEG.")
-    return UserError(f"The images of the scene cannot be read ({error}); save them again as PNG or JPEG.")
 
 
 def _stack(cache: list) -> torch.Tensor:

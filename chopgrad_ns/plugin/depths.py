@@ -1,5 +1,7 @@
 """Depth maps of a nerfstudio scene as its undistorted, scaled cameras see them."""
 
+from zipfile import BadZipFile
+
 import cv2
 import numpy as np
 import torch
@@ -37,7 +39,8 @@ def depth_maps(outputs: DataparserOutputs, cameras: Cameras) -> Float[Tensor, "t
         photo = outputs.cameras[index]
         try:
             depth = get_depth_image_from_path(path, int(photo.height), int(photo.width), scale)
-        except (OSError, ValueError, AttributeError, cv2.error) as error:  # OpenCV gives None for what it cannot read
+        # OpenCV gives None for what it cannot read; NumPy takes files for archives that begin like them
+        except (OSError, EOFError, ValueError, AttributeError, BadZipFile, cv2.error) as error:
             raise UserError(f"The depth map {path} cannot be read; write it as 16-bit PNG or as .npy, or take "
                             "depth_file_path out of transforms.json.") from error
         maps.append(_seen_by(depth[..., 0].numpy(), photo, cameras[index]))

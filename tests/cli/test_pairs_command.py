@@ -16,6 +16,7 @@ from chopgrad_ns.data.manifest import Manifest, read_manifest
 from chopgrad_ns.data.pair_set import PairSet
 from chopgrad_ns.data.stored import StoredPair
 from tests.cli.refusals import refused
+from tests.data.broken import BROKEN
 from tests.data.test_stored import flip_byte
 
 WORLDS = ["--frames", "6", "--width", "48", "--height", "32", "--sparse-every", "3", "--folds", "2", "--steps", "15",
@@ -434,5 +435,5 @@ def test_actors_of_a_street_are_cut_out_and_put_back(tmp_path, capsys):
     actors = json.loads((tmp_path / "drive" / "actors.json").read_text())
     (tmp_path / "drive" / "actors.json").write_text(json.dumps(actors | {"actors": actors["actors"][:1]}))
     refused(capsys, *again, message="actors.json has 1;")
-    (tmp_path / "drive" / "actor_ids" / "00003.png").write_bytes(b"")
+    (tmp_path / "drive" / "actor_ids" / "00003.png").write_bytes(BROKEN["bomb"])
     refused(capsys, *again, message="00003.png cannot be read")

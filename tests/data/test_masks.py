@@ -148,6 +148,12 @@ def test_object_masks_of_a_file_go_by_order(walk):
         ObjectMasks(folder / "masks", video)
 
 
+def test_hidden_files_are_no_masks(walk):
+    folder, ids = walk
+    (folder / "masks" / "._00000.png").write_bytes(b"of macOS")
+    assert torch.equal(ObjectMasks(folder / "masks", open_video(folder / "walk")).read(), (ids > 0).float())
+
+
 def test_bad_object_masks_are_named(walk):
     folder, ids = walk
     video = open_video(folder / "walk")

@@ -2,6 +2,7 @@
 
 import pickle
 import subprocess
+import sys
 
 import av
 import imageio_ffmpeg
@@ -205,3 +206,20 @@ def test_a_file_cut_short_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:len(whole) * 2 // 3])  # without its index, which is at the end
     with pytest.raises(UserError, match="v.mp4 cannot be read as a video"):
         open_video(path)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """Raw video of 64 MB, opened by a process whose peak is known before."""
+    size, frames = 320 * 240 * 3 // 2, 560
+    with open(tmp_path / "raw.y4m", "wb") as file:
+        file.write(b"YUV4MPEG2 W320 H240 F25:1 C420jpeg\n")
+        file.writelines([b"FRAME\n" + bytes(size)] * frames)
+    program = ("import resource, sys; from chopgrad_ns.data.plain_videos import open_video; "
+               "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+               "open_video(sys.argv[1]); before = peak(); print(open_video(sys.argv[2]).frames, before, peak())")
+    short = write_file(tmp_path / "short.mp4", numbered(3))
+    done = subprocess.run([sys.executable, "-c", program, short, tmp_path / "raw.y4m"], capture_output=True, text=True,
+                          check=True)
+    count, before, after = map(int, done.stdout.split())
+    kilobyte = 1000 if sys.platform == "darwin" else 1  # there ru_maxrss is in bytes
+    assert count == frames and (after - before) / kilobyte < 20_000, "in kB, of a file of 64,000"

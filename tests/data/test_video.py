@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from chopgrad_ns.data.video import read_frames, side_by_side, write_frames, write_video
+from chopgrad_ns.data.video import frame_files, read_frames, side_by_side, write_frames, write_video
 from chopgrad_ns.errors import UserError
 from tests.worlds import plane_cameras, plane_photos
 
@@ -50,3 +50,33 @@ def test_bad_frames_are_refused(tmp_path):
     (tmp_path / "00002.png").write_text("no picture")
     with pytest.raises(UserError, match="00002.png cannot be read"):
         read_frames(tmp_path)
+
+
+def listed(folder, names):
+    for name in names:
+        (folder / name).touch()
+    return [path.name for path in frame_files(folder)]
+
+
+def test_frames_are_in_order_of_their_numbers(tmp_path):
+    frames = (torch.arange(12) / 255)[:, None, None, None].expand(12, 3, 5, 7)
+    write_frames(tmp_path, frames)
+    for path in frame_files(tmp_path):
+        path.rename(tmp_path / f"{int(path.stem)}.png")
+    names, again = read_frames(tmp_path)
+    assert names == [str(number) for number in range(12)] and torch.allclose(again, frames)
+
+
+def test_padding_does_not_change_the_order(tmp_path):
+    assert listed(tmp_path, ["10.png", "009.png", "11.jpg", "8.JPEG"]) == ["8.JPEG", "009.png", "10.png", "11.jpg"]
+    assert listed(tmp_path, ["08.png", "9.png"])[:4] == ["08.png", "8.JPEG", "009.png", "9.png"], "equal ones by name"
+
+
+def test_names_of_letters_and_digits_are_ordered(tmp_path):
+    ordered = ["2", "2b", "10", "a", "a2_4", "a2_30", "a10_1", "b", "b1", "²", "٣"]  # the last are no digits of ASCII
+    assert listed(tmp_path, [f"{name}.png" for name in sorted(ordered)]) == [f"{name}.png" for name in ordered]
+    assert sorted(ordered) != ordered
+
+
+def test_hidden_files_are_no_frames(tmp_path):
+    assert listed(tmp_path, ["00000.png", "._00000.png", ".hidden.jpg", "note.txt"]) == ["00000.png"]

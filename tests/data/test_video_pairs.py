@@ -7,6 +7,7 @@ from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.data.degradations import Degradation, degrade
 from chopgrad_ns.data.masks import MaskSettings, draw_masks
 from chopgrad_ns.data.plain_videos import open_video
+from chopgrad_ns.data.stored import StoredPair, save_pair
 from chopgrad_ns.data.video_pairs import inpainting_pair, super_resolution_pair
 from tests.data.videos import numbered, write_file
 
@@ -22,8 +23,8 @@ def test_super_resolution_pair(frames, tmp_path):
     assert pair.degraded.frames.shape == (4, 3, 19, 26) and pair.scale == (48 / 19, 64 / 26)
     low, drawn_again = degrade(frames, Degradation("second-order", 2.5), 3)
     assert torch.equal(pair.degraded.frames, low) and drawn == drawn_again and drawn["kind"] == "second-order"
-    pair.save(tmp_path / "pair")
-    again = Pair.load(tmp_path / "pair")
+    save_pair(pair, tmp_path / "pair")
+    again = StoredPair(tmp_path / "pair").read()
     assert torch.equal(again.clean, pair.clean) and torch.equal(again.degraded.frames, low), "nothing is lost"
 
 
@@ -34,8 +35,8 @@ def test_inpainting_pair(frames, tmp_path):
     assert torch.equal(pair.degraded.frames[~inside], frames[~inside]) and torch.equal(pair.clean, frames)
     assert (pair.degraded.frames[inside] - 0.5).abs().max() < 0.51 / 255 and torch.equal(pair.degraded.mask, masks)
     assert pair.valid is None and pair.scale == (1, 1)
-    pair.save(tmp_path / "pair")
-    again = Pair.load(tmp_path / "pair")
+    save_pair(pair, tmp_path / "pair")
+    again = StoredPair(tmp_path / "pair").read()
     assert torch.equal(again.degraded.frames, pair.degraded.frames) and torch.equal(again.degraded.mask, masks)
     with pytest.raises(ValueError, match="masks have shape"):
         inpainting_pair(frames, "v-1", masks[:3])

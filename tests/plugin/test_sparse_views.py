@@ -18,6 +18,7 @@ from chopgrad_ns.plugin.config import RefineTrainerConfig, chopgrad_refine
 from chopgrad_ns.plugin.model import RefinedSplatConfig
 from chopgrad_ns.sim.sample import make_world, write_scene
 from chopgrad_ns.splat.mcmc import AnyDeviceMCMC
+from tests.data.broken import BROKEN
 from tests.plugin.conftest import write_plane_scene
 
 
@@ -62,6 +63,38 @@ def test_depths_are_only_read_when_asked_for_and_never_of_held_out_views(sample,
     (scene / "depths/00002.png").write_bytes(b"")
     assert open_scene(scene, 2, 64).training_views().depths is None
     with pytest.raises(UserError, match="00002.png cannot be read"):
+        open_scene(scene, 2, 64, "metric").training_views()
+
+
+def test_broken_photos_and_masks_are_named(tmp_path):
+    """Photos whose pixels cannot be decoded, and masks, which are not opened before nerfstudio does."""
+    scene = write_plane_scene(tmp_path / "plane")
+    photo, good = scene / "images/004.png", (scene / "images/004.png").read_bytes()
+    for bad in (good[:len(good) // 2], BROKEN["pixels"]):
+        photo.write_bytes(bad)
+        with pytest.raises(UserError, match="The image .*004.png cannot be read; save it again"):
+            open_scene(scene, 2, 64).training_views()
+    photo.write_bytes(good)
+    meta = json.loads((scene / "transforms.json").read_text())
+    for index, frame in enumerate(meta["frames"]):
+        frame["mask_path"] = f"mask{index}.png"
+        cv2.imwrite(str(scene / frame["mask_path"]), np.full((48, 64), 255, np.uint8))
+    (scene / "transforms.json").write_text(json.dumps(meta))
+    assert open_scene(scene, 2, 64).training_views().masks.all()
+    for how, content in BROKEN.items():
+        (scene / "mask2.png").write_bytes(content)
+        with pytest.raises(UserError, match="The mask .*mask2.png cannot be read; save it again"):
+            open_scene(scene, 2, 64).training_views()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4no archive", b"no array"])
+def test_broken_arrays_of_depth_are_named(sample, tmp_path, content):
+    scene = shutil.copytree(sample, tmp_path / "room")
+    meta = json.loads((scene / "transforms.json").read_text())
+    meta["frames"][2]["depth_file_path"] = "depths/bad.npy"
+    (scene / "transforms.json").write_text(json.dumps(meta))
+    (scene / "depths/bad.npy").write_bytes(content)
+    with pytest.raises(UserError, match="bad.npy cannot be read"):
         open_scene(scene, 2, 64, "metric").training_views()
 
 
