@@ -28,14 +28,20 @@ def write_json(path: Path, content: dict) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside, to write into; when all is written it takes the place of `folder`."""
+    """Yield a new folder beside, to write into; when all is written it takes the place of `folder`, and where something
+    is raised it is removed.
+    """
     folder = Path(folder)
     unfinished = folder.with_name(folder.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    yield unfinished
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
+    try:
+        yield unfinished
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 def user_cache() -> Path:

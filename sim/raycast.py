@@ -13,7 +13,7 @@ from torch import Tensor
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.open3d_import import import_open3d
 from chopgrad_ns.sim.light import Light
-from chopgrad_ns.sim.shapes import Mesh
+from chopgrad_ns.sim.shapes import Mesh, casting_scene, unit
 from chopgrad_ns.sim.world import World
 from chopgrad_ns.splat.cameras import Cameras
 
@@ -67,7 +67,7 @@ class Raycaster:
         still = [k for k, actor in enumerate(actors) if not _changes(actor)]
         self._moving = [k for k in range(len(actors)) if k not in still]
         meshes = [world.mesh, *(self._posed_mesh(k, 0) for k in still)]
-        self._scene = self._scene_of(Mesh.cat(meshes).corners)
+        self._scene = casting_scene(Mesh.cat(meshes).corners, self._threads)
         self._still_faces = sum(map(len, meshes))
         moving = [world.models[actors[k].name] for k in self._moving]
         self._mesh = Mesh.cat([*meshes, *moving])
@@ -105,7 +105,7 @@ class Raycaster:
                 corners.append(posed.corners)
                 faces.append(np.arange(start, start + len(model)))
             start += len(model)
-        self._moving_scene = self._scene_of(np.concatenate(corners)) if corners else None
+        self._moving_scene = casting_scene(np.concatenate(corners), self._threads) if corners else None
         self._moving_faces = np.concatenate(faces) if faces else np.zeros(0, np.int64)
 
     def _posed_mesh(self, k: int, index: int) -> Mesh:
@@ -117,13 +117,6 @@ class Raycaster:
         [N, 2], the triangle hit and where on it.
         """
         return self._cast(np.broadcast_to(origin, directions.shape), directions)
-
-    def _scene_of(self, corners: Float[np.ndarray, "f 3 3"]):
-        scene = self._open3d.t.geometry.RaycastingScene(self._threads)
-        points = np.ascontiguousarray(corners.reshape(-1, 3), np.float32)
-        faces = np.arange(len(points), dtype=np.uint32).reshape(-1, 3)
-        scene.add_triangles(self._open3d.core.Tensor(points), self._open3d.core.Tensor(faces))
-        return scene
 
     @staticmethod
     def _directions(camera: Cameras, pose: np.ndarray, offset: np.ndarray) -> Float[np.ndarray, "n 3"]:
@@ -170,7 +163,7 @@ class Raycaster:
         return colors
 
     def _sky(self, directions: np.ndarray) -> Float[np.ndarray, "n 3"]:
-        directions, sky = _unit(directions), self.world.lighting.sky
+        directions, sky = unit(directions), self.world.lighting.sky
         up = directions[:, 2]
         clear = sky.horizon + (sky.zenith - sky.horizon) * np.clip(up * 1.5, 0, 1)[:, None]
         plane = directions[:, :2] / np.maximum(up, 0.08)[:, None]
@@ -184,8 +177,8 @@ class Raycaster:
         mesh, atlas, lighting = self._mesh, self.world.atlas, self.world.lighting
         weights = np.stack([1 - at[:, 0] - at[:, 1], at[:, 0], at[:, 1]], axis=1)
         uv = np.einsum("nk,nkc->nc", weights, mesh.uv[faces])
-        normals = _unit(np.einsum("nk,nkc->nc", weights, mesh.normals[faces]))
-        toward_eye = _unit(-directions)
+        normals = unit(np.einsum("nk,nkc->nc", weights, mesh.normals[faces]))
+        toward_eye = unit(-directions)
         facing = _dot(normals, toward_eye)
         normals *= np.where(facing < 0, np.float32(-1), np.float32(1))[:, None]
         facing = np.abs(facing)
@@ -215,7 +208,7 @@ class Raycaster:
         some = np.flatnonzero(share > FAINTEST)
         if not len(some):
             return
-        way, normals = _unit(directions[some]), normals[some]
+        way, normals = unit(directions[some]), normals[some]
         way = way - 2 * _dot(way, normals)[:, None] * normals
         seen = self._radiance(start[some], way, travelled[some], focal, corner, mirrored=True)
         colors[some] += share[some, None] * (seen - colors[some])
@@ -229,7 +222,7 @@ class Raycaster:
         lit = np.flatnonzero(diffuse > 0)
         strength = np.zeros_like(diffuse)
         strength[lit] = self._free(start[lit], way[lit]) / (1 + (distance[lit] / lamp.reach) ** 2)
-        shine = np.clip(_dot(normals, _unit(to_lamp + toward_eye)), 0, 1) ** SHININESS
+        shine = np.clip(_dot(normals, unit(to_lamp + toward_eye)), 0, 1) ** SHININESS
         return strength * diffuse, strength * shine
 
     def _cover(self, start, normals, corner: int) -> Float[np.ndarray, "n"]:
@@ -250,10 +243,6 @@ def _dot(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "n 3"]) -> Float[np.n
     return np.einsum("nc,nc->n", a, b)
 
 
-def _unit(a: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    return a / np.sqrt(_dot(a, a))[:, None]
-
-
 def render(world: World, cameras: Cameras, actors: Sequence[Actor],
            gains: Float[np.ndarray, "t 3"] | None = None) -> Rendering:
     """Photograph a world with any actors from any cameras; the same every time.
@@ -270,9 +259,3 @@ def render(world: World, cameras: Cameras, actors: Sequence[Actor],
     shots = [caster.frame(cameras[index], index, gains[index]) for index in range(len(cameras))]
     pictures, depths, ids = (torch.from_numpy(np.stack(part)) for part in zip(*shots))
     return Rendering(pictures.permute(0, 3, 1, 2).contiguous(), depths[:, None].float(), ids[:, None])
-
-
-def render_world(world: World, cameras: Cameras) -> tuple[Float[Tensor, "t 3 h w"], Float[Tensor, "t 1 h w"]]:
-    """Frames and depth of the world as its seed makes it, its own actors and exposure included."""
-    frames = len(cameras)
-    return render(world, cameras, world.actors(frames), world.exposure.gains(frames))[:2]

@@ -16,11 +16,11 @@ from chopgrad_ns.data.actors import Actor, write_actors
 from chopgrad_ns.data.references import project
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import whole_folder
-from chopgrad_ns.sim.raycast import render, render_world
+from chopgrad_ns.sim.raycast import render
 from chopgrad_ns.sim.world import RECIPE, Kind, World, make_world
 from chopgrad_ns.splat.cameras import Cameras
 
-__all__ = ["Sample", "make_world", "render_world", "sample_clip", "trajectory", "write_scene"]
+__all__ = ["Sample", "WayEnds", "make_world", "sample_clip", "trajectory", "write_scene"]
 
 FOCAL = 0.85
 """Focal length in picture widths: a field of view of 61°."""
@@ -33,6 +33,10 @@ MILLIMETRES = 1000.0
 FARTHEST = 65.535
 """Metres that 16 bits of millimetres can say; what lies beyond is written as 0, unknown."""
 LICENCE = "Apache-2.0, made by chopgrad sample"
+
+
+class WayEnds(UserError):
+    """More frames were asked for than there is way for in the world, which is a street."""
 
 
 @dataclass
@@ -77,12 +81,13 @@ def trajectory(world: World, frames: int, width: int, height: int) -> Cameras:
 
 def sample_clip(kind: Kind, seed: int = 0, frames: int = 40, width: int = 192, height: int = 128,
                 exposure_change: float | None = None) -> Sample:
-    """Make a world and photograph it, in memory; `exposure_change` as in `make_world`."""
+    """Make a world and photograph it, in memory; `exposure_change` as in `make_world`. Raises WayEnds."""
     return photograph(make_world(kind, seed, exposure_change), frames, width, height)
 
 
 def photograph(world: World, frames: int = 40, width: int = 192, height: int = 128) -> Sample:
-    """Go through a world with a camera."""
+    """Go through a world with a camera. Raises WayEnds where there is no way for so many frames."""
+    _check_way(world, frames)
     cameras, actors = trajectory(world, frames, width, height), world.actors(frames)
     gains = world.exposure.gains(frames)
     pictures, depth, ids = render(world, cameras, actors, gains)
@@ -146,29 +151,54 @@ def write_scene(path: Path, world: World, frames: int = 40, width: int = 192, he
 
     With actors, also `actors.json` and `actor_ids/` (8-bit PNG, k + 1 for actor k); where some move, `masks/`, 0 where
     nerfstudio is to ignore them. The folder appears at once, when complete. Raises UserError where it exists and is not
-    empty, or for sizes that nothing can be reconstructed from.
+    empty, where it cannot be written, or for sizes that nothing can be reconstructed from; WayEnds where there is no way
+    for so many frames.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} exists and is not an empty folder; name a new one.")
+    check_free(path)
     check_size(path, frames, width, height)
-    if frames > world.walk.longest:
-        raise UserError(f"The way through {world.kind} {world.seed} for {path} ends after {world.walk.longest} frames; "
-                        "ask for no more.")
-    sample = photograph(world, frames, width, height)
+    _check_way(world, frames)
+    try:
+        # Entered before the long work, which would be in vain where nothing can be written.
+        with whole_folder(path) as folder:
+            _write(folder, photograph(world, frames, width, height))
+            (folder / "world.json").write_text(json.dumps(about(world, frames, width, height), indent=1))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _write(folder: Path, sample: Sample) -> None:
     moving = sample.moving()
-    with whole_folder(path) as folder:
-        _write_pictures(folder / "images", (sample.frames.permute(0, 2, 3, 1) * 255).round().byte().numpy())
-        depth = np.rint(np.where(sample.depth <= FARTHEST, sample.depth, 0) * MILLIMETRES).astype(np.uint16)
-        _write_pictures(folder / "depths", depth[:, 0])
-        if sample.actors:
-            write_actors(folder / "actors.json", sample.actors)
-            _write_pictures(folder / "actor_ids", sample.actor_ids[:, 0].numpy())
-        if moving is not None:
-            _write_pictures(folder / "masks", (255 * (1 - moving[:, 0])).numpy())
-        _write_points(folder / "sparse_pc.ply", sample.points, sample.colors)
-        (folder / "transforms.json").write_text(json.dumps(_description(sample.cameras, moving is not None), indent=1))
-        (folder / "world.json").write_text(json.dumps(about(world, frames, width, height), indent=1))
+    _write_pictures(folder / "images", (sample.frames.permute(0, 2, 3, 1) * 255).round().byte().numpy())
+    depth = np.rint(np.where(sample.depth <= FARTHEST, sample.depth, 0) * MILLIMETRES).astype(np.uint16)
+    _write_pictures(folder / "depths", depth[:, 0])
+    if sample.actors:
+        write_actors(folder / "actors.json", sample.actors)
+        _write_pictures(folder / "actor_ids", sample.actor_ids[:, 0].numpy())
+    if moving is not None:
+        _write_pictures(folder / "masks", (255 * (1 - moving[:, 0])).numpy())
+    _write_points(folder / "sparse_pc.ply", sample.points, sample.colors)
+    (folder / "transforms.json").write_text(json.dumps(_description(sample.cameras, moving is not None), indent=1))
+
+
+def check_free(path: Path) -> None:
+    """Raise UserError where something is in the way of a new scene."""
+    try:
+        free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if not free:
+        raise UserError(f"{path} exists and is not an empty folder; name a new one.")
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written ({error.strerror or error}); make room, or name another folder.")
+
+
+def _check_way(world: World, frames: int) -> None:
+    if frames > world.walk.longest:
+        raise WayEnds(f"The way through {world.kind} {world.seed} ends after {world.walk.longest} frames, and {frames} are "
+                      "asked for; ask for fewer, or take another seed.")
 
 
 def check_size(path: Path, frames: int, width: int, height: int) -> None:

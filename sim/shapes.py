@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Float, Int
 
+from chopgrad_ns.data.open3d_import import import_open3d
 from chopgrad_ns.sim.textures import Material
 
 Vector = Sequence[float]
@@ -64,8 +65,19 @@ def _cross(a: Vector, b: Vector) -> Float[np.ndarray, "*n 3"]:
     return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
 
 
-def _unit(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+def unit(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """Scaled to length 1."""
+    return vectors / np.sqrt(np.einsum("...c,...c->...", vectors, vectors))[..., None]
+
+
+def casting_scene(corners: Float[np.ndarray, "f 3 3"], threads: int):
+    """Triangles as open3d's RaycastingScene."""
+    open3d = import_open3d()
+    scene = open3d.t.geometry.RaycastingScene(threads)
+    points = np.ascontiguousarray(corners.reshape(-1, 3), np.float32)
+    faces = np.arange(len(points), dtype=np.uint32).reshape(-1, 3)
+    scene.add_triangles(open3d.core.Tensor(points), open3d.core.Tensor(faces))
+    return scene
 
 
 class Builder:
@@ -114,9 +126,11 @@ class Builder:
 
     def prism(self, profile: Sequence[Vector], width: float, material: int, tint: Vector | None = None,
               bend: float = 0.0, top_width: float | None = None) -> None:
-        """A convex outline of x and z, counted from the rear bottom over the top, drawn `width` wide along y.
+        """An outline of x and z, counted from the rear bottom over the top, drawn `width` wide along y.
 
-        The width goes over to `top_width` at the highest point.
+        It need not be convex, but all of it must be seen from its first point, since triangles from there fill the
+        sides, and from the mean of its points, since normals point away from that. The width goes over to `top_width`
+        at the highest point.
         """
         profile = np.asarray(profile, dtype=float)
         z = profile[:, 1]
@@ -131,7 +145,7 @@ class Builder:
         for side, sign in ((left, 1), (right, -1)):
             outward = side - middle
             normals = [0, sign, 0] + bend * outward / np.linalg.norm(outward, axis=1, keepdims=True)
-            self._add(side, side[:, [0, 2]] + self._shift(), _unit(normals), fan, material, tint)
+            self._add(side, side[:, [0, 2]] + self._shift(), unit(normals), fan, material, tint)
 
     def strip(self, left: Float[np.ndarray, "n 3"], right: Float[np.ndarray, "n 3"], material: int,
               tint: Vector | None = None) -> None:
@@ -141,25 +155,27 @@ class Builder:
         along = np.append(0, np.cumsum(np.linalg.norm(np.diff(middle, axis=0), axis=1)))
         across = np.linalg.norm(left - right, axis=1)
         direction = np.gradient(middle, axis=0)
-        normals = _unit(_cross(direction, left - right))
+        normals = unit(_cross(direction, left - right))
         uv = np.concatenate([np.stack([along, across], 1), np.stack([along, 0 * across], 1)])
         i, count = np.arange(len(left) - 1), len(left)
         faces = np.concatenate([np.stack([i + count, i + count + 1, i + 1], 1), np.stack([i + count, i + 1, i], 1)])
         self._add(np.concatenate([left, right]), uv + self._shift(), np.tile(normals, (2, 1)), faces, material, tint)
 
     def _quads(self, points: Float[np.ndarray, "n 4 3"], material: int, tint: Vector | None, bend: float) -> None:
-        """Flat four-cornered faces of one convex solid; surface coordinates run level with their first edge."""
+        """Flat four-cornered faces of a solid, all seen from the mean of their corners; surface coordinates run level with
+        their first edge.
+        """
         edge_u, side = points[:, 1] - points[:, 0], points[:, 3] - points[:, 0]
-        normal = _unit(_cross(edge_u, side))
+        normal = unit(_cross(edge_u, side))
         outward = points - points.mean(axis=(0, 1))
         normal *= np.where(np.einsum("nc,nkc->n", normal, outward) < 0, -1, 1)[:, None]
-        u = _unit(edge_u)
+        u = unit(edge_u)
         v = _cross(normal, u)
         v *= np.where(np.einsum("nc,nc->n", v, side) < 0, -1, 1)[:, None]
         local = points - points[:, :1]
         uv = np.stack([np.einsum("nkc,nc->nk", local, u), np.einsum("nkc,nc->nk", local, v)], -1)
         uv += self.rng.uniform(0, 3, (len(points), 1, 2))
-        normals = _unit(normal[:, None] + bend * _unit(outward)) if bend else np.repeat(normal[:, None], 4, 1)
+        normals = unit(normal[:, None] + bend * unit(outward)) if bend else np.repeat(normal[:, None], 4, 1)
         first = 4 * np.arange(len(points))[:, None]
         faces = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]])
         self._add(points.reshape(-1, 3), uv.reshape(-1, 2), normals.reshape(-1, 3), faces, material, tint)
@@ -186,18 +202,18 @@ class Builder:
         tint = self._tint() if tint is None else tint
         length = np.linalg.norm(end - start)
         axis = (end - start) / length
-        side = _cross(axis, [0, 0, 1] if abs(axis[2]) < 0.9 else [1, 0, 0])
-        side /= np.linalg.norm(side)
+        side = unit(_cross(axis, [0, 0, 1] if abs(axis[2]) < 0.9 else [1, 0, 0]))
         angle = np.linspace(0, 2 * np.pi, sides + 1)
         outward = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * _cross(axis, side)
         points = np.concatenate([start + radius * outward, end + end_radius * outward])
         around = angle * max(radius, end_radius)
         # Along the rod is u: the grain of wood follows it.
         uv = np.concatenate([np.stack([0 * around, around], 1), np.stack([0 * around + length, around], 1)])
+        normals = unit(outward + axis * (radius - end_radius) / length)
         i = np.arange(sides)
         faces = np.concatenate([np.stack([i, i + 1, i + sides + 2], 1),
                                 np.stack([i, i + sides + 2, i + sides + 1], 1)])
-        self._add(points, uv + self._shift(), np.concatenate([outward, outward]), faces, material, tint)
+        self._add(points, uv + self._shift(), np.tile(normals, (2, 1)), faces, material, tint)
         for center, size, normal in ((start, radius, -axis), (end, end_radius, axis)):
             disc = np.concatenate([[center], center + size * outward])
             flat = np.concatenate([[[0, 0]], size * np.stack([np.cos(angle), np.sin(angle)], 1)])

@@ -18,14 +18,14 @@ from chopgrad_ns.sim.indoors import build_objects, build_room
 from chopgrad_ns.sim.light import Exposure, Lighting, draw_exposure
 from chopgrad_ns.sim.palette import Palette, make_palette
 from chopgrad_ns.sim.road import Road
-from chopgrad_ns.sim.shapes import Builder, Mesh
+from chopgrad_ns.sim.shapes import Builder, Mesh, casting_scene, unit
 from chopgrad_ns.sim.street import build_street
 from chopgrad_ns.sim.textures import Atlas
 from chopgrad_ns.sim.walks import Stroll, Walk
 
 Kind = Literal["room", "courtyard", "objects", "street"]
 KINDS: tuple[Kind, ...] = ("room", "courtyard", "objects", "street")
-RECIPE = 2
+RECIPE = 3
 """Raised whenever worlds come out differently."""
 TRIES = 12
 """Ways through a world that are tried before the one with most room is taken."""
@@ -84,26 +84,27 @@ def make_world(kind: Kind, seed: int, exposure_change: float | None = None) -> W
         lighting, lit_by, walks = build(builder, palette)
         mesh = builder.mesh()
         walk = _roomiest(walks, mesh, {"room": 0.3, "courtyard": 0.5, "objects": 0.2}[kind])
-    exposure = draw_exposure(np.random.default_rng([seed, KINDS.index(kind), 1]), exposure_change)
+    exposure = exposure_of(kind, seed, exposure_change)
     return World(kind, seed, mesh, Atlas(builder.materials), palette, lighting, lit_by, walk, exposure, road, vehicles,
                  {vehicle.name: vehicle.mesh for vehicle in vehicles})
+
+
+def exposure_of(kind: Kind, seed: int, exposure_change: float | None = None) -> Exposure:
+    """How `make_world` lets photos' exposure change."""
+    return draw_exposure(np.random.default_rng([seed, KINDS.index(kind), 1]), exposure_change)
 
 
 def _roomiest(walks: Iterable[Stroll], mesh: Mesh, wanted: float) -> Stroll:
     """The first of the ways that keeps `wanted` metres from everything, and three times that where it looks; or the
     one that keeps most.
     """
-    open3d = import_open3d()
-    scene = open3d.t.geometry.RaycastingScene(1)
-    corners = np.ascontiguousarray(mesh.corners.reshape(-1, 3))
-    scene.add_triangles(open3d.core.Tensor(corners),
-                        open3d.core.Tensor(np.arange(len(corners), dtype=np.uint32).reshape(-1, 3)))
+    tensor, scene = import_open3d().core.Tensor, casting_scene(mesh.corners, threads=1)
     best, room = None, -1.0
     for walk in islice(walks, TRIES):
         eyes, gaze = walk.at(60)
-        rays = np.concatenate([eyes, gaze / np.linalg.norm(gaze, axis=1, keepdims=True)], axis=1).astype(np.float32)
-        kept = float(scene.compute_distance(open3d.core.Tensor(rays[:, :3].copy()), 1).numpy().min())
-        ahead = float(scene.cast_rays(open3d.core.Tensor(rays), 1)["t_hit"].numpy().min())
+        rays = np.concatenate([eyes, unit(gaze)], axis=1).astype(np.float32)
+        kept = float(scene.compute_distance(tensor(rays[:, :3].copy()), 1).numpy().min())
+        ahead = float(scene.cast_rays(tensor(rays), 1)["t_hit"].numpy().min())
         kept = min(kept, ahead / 3)
         if kept >= wanted:
             return walk

@@ -130,7 +130,7 @@ def test_finetune_refuses_before_it_looks_at_pairs(empty_hub, tmp_path, capsys, 
 
 def test_refusals(base, tmp_path, capsys):
     refused(capsys, "paint", message="no command 'paint'")
-    refused(capsys, "sample", "room", base / "scene", message="not empty")
+    refused(capsys, "sample", "room", base / "scene", message="not an empty folder")
     refused(capsys, "reconstruct", tmp_path / "nowhere", message="no folder")
     refused(capsys, "reconstruct", base / "scene", "--output", tmp_path / "splat.obj", message="cannot be written as splat.obj")
     refused(capsys, "pairs", "--output", tmp_path / "pairs", "--sample-worlds", "0", message="nothing to make pairs from")

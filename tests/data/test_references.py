@@ -7,9 +7,9 @@ import torch
 
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.data.references import ReferencePhotos, blend_baseline, choose_references, lift, nearest, project, without_unused
-from chopgrad_ns.sim.raycast import Raycaster, render_world
-from chopgrad_ns.sim.sample import trajectory
+from chopgrad_ns.sim.raycast import Raycaster
 from chopgrad_ns.sim.world import make_world
+from tests.sim.made import photos_of
 from tests.worlds import DISTANCE, HEIGHT, WIDTH, plane_cameras, plane_photos
 
 
@@ -32,8 +32,7 @@ def plane(count=5):
 def room():
     """A sample room from 9 places with true depth."""
     world = make_world("room", 5)
-    cameras = trajectory(world, 33, 120, 80)[slice(0, None, 4)]
-    return world, cameras, *render_world(world, cameras)
+    return world, *photos_of(world, 33, 120, 80, slice(0, None, 4))
 
 
 def test_lift_and_project_are_inverse():

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from chopgrad_ns.sim.light import Exposure, Lighting, Sky
-from chopgrad_ns.sim.raycast import render, render_world
-from chopgrad_ns.sim.sample import FOCAL, trajectory
+from chopgrad_ns.sim.raycast import render
+from chopgrad_ns.sim.sample import FOCAL
 from chopgrad_ns.sim.shapes import Builder
 from chopgrad_ns.sim.textures import SIZE, Atlas, Material
 from chopgrad_ns.sim.walks import Line
 from chopgrad_ns.sim.world import World
 from chopgrad_ns.splat.cameras import Cameras
-from tests.sim.made import SEED, made
+from tests.sim.made import SEED, made, photos_of
 
 WIDTH, HEIGHT, PLANE = 96, 64, 3.0
 BALL = np.array([1.2, 0.7, 0.4])
@@ -98,8 +98,7 @@ def test_every_kind_has_mirroring_and_dark_parts(kind):
     meshes = [world.mesh, *world.models.values()]
     for wanted in ({m for m in range(len(world.atlas.mirror)) if world.atlas.mirror[m]}, {p.rubber, p.dark}):
         assert sum(np.isin(mesh.material, list(wanted)).sum() for mesh in meshes) > 0
-    cameras = trajectory(world, 3, 64, 48)
-    shiny = render_world(world, cameras)[0]
+    shiny = photos_of(world, 3, 64, 48)[1]
     dull = copy(world.atlas)
     dull.mirror = 0 * dull.mirror
-    assert ((render_world(replace(world, atlas=dull), cameras)[0] - shiny).abs().amax(dim=1) > 0.02).float().mean() > 0.003
+    assert ((photos_of(replace(world, atlas=dull), 3, 64, 48)[1] - shiny).abs().amax(dim=1) > 0.02).float().mean() > 0.003

@@ -8,12 +8,11 @@ import torch
 
 from chopgrad_ns.data.references import lift, project
 from chopgrad_ns.sim.light import Exposure
-from chopgrad_ns.sim.light import draw_exposure as make_exposure
-from chopgrad_ns.sim.raycast import Raycaster, render_world
+from chopgrad_ns.sim.raycast import Raycaster
 from chopgrad_ns.sim.sample import trajectory
 from chopgrad_ns.sim.textures import LEVELS, PAINTERS, SIZE, Atlas, Material, paint
-from chopgrad_ns.sim.world import KINDS, make_world
-from tests.sim.made import SEED, made
+from chopgrad_ns.sim.world import KINDS, exposure_of, make_world
+from tests.sim.made import SEED, made, photos_of
 
 WIDTH, HEIGHT = 96, 64
 
@@ -22,8 +21,12 @@ WIDTH, HEIGHT = 96, 64
 def photographed(request):
     world = make_world(request.param, 3)
     world.vehicles = [vehicle for vehicle in world.vehicles if not vehicle.track.speed]  # others: test_street
-    cameras = trajectory(world, 40, WIDTH, HEIGHT)[slice(0, None, 5) if request.param != "street" else slice(8, 24, 2)]
-    return world, cameras, *render_world(world, cameras)
+    return world, *photos_of(world, 40, WIDTH, HEIGHT, some(request.param))
+
+
+def some(kind):
+    """Frames that are looked at; a car goes faster than people."""
+    return slice(0, None, 5) if kind != "street" else slice(8, 24, 2)
 
 
 @pytest.mark.parametrize("kind", PAINTERS)
@@ -60,10 +63,11 @@ def test_same_seed_same_pictures_other_seed_others(photographed):
     world, cameras, frames, depth = photographed
     again = make_world(world.kind, 3)
     again.vehicles = [vehicle for vehicle in again.vehicles if not vehicle.track.speed]
-    shot = Raycaster(again, again.actors(len(cameras))).frame(cameras[0], 0, again.exposure.gains(len(cameras))[0])
+    first = some(world.kind).start
+    shot = Raycaster(again, again.actors(40)).frame(cameras[0], first, again.exposure.gains(40)[first])
     assert np.array_equal(shot.picture, frames[0].permute(1, 2, 0)) and np.array_equal(shot.depth, depth[0, 0])
     other = made(world.kind, SEED)
-    others, other_depth = render_world(other, trajectory(other, 40, WIDTH, HEIGHT)[:1])
+    _, others, other_depth = photos_of(other, 40, WIDTH, HEIGHT, slice(1))
     assert (others[0] - frames[0]).abs().mean() > 0.05 and (other_depth[0] - depth[0]).abs().mean() > 0.05
 
 
@@ -126,23 +130,19 @@ def test_shadows_are_where_lamps_are_hidden(photographed):
 @pytest.mark.parametrize("change", [None, 0.3])
 def test_exposure_is_as_recorded(change):
     """Against the picture without it: where nothing is clipped, photos are brighter by the square root of the gains."""
-    seed = next(seed for seed in range(20) if draw("objects", seed).kind == "drift" and draw("objects", seed).white)
-    world = make_world("objects", seed, change)
-    cameras, gains = trajectory(world, 4, 48, 32), world.exposure.gains(4)
-    exposed, depth = render_world(world, cameras)
-    steady, same_depth = render_world(replace(world, exposure=Exposure()), cameras)
+    drawn = {seed: exposure_of("objects", seed) for seed in range(20)}
+    world = make_world("objects", next(seed for seed in drawn if drawn[seed].kind == "drift" and drawn[seed].white), change)
+    gains = world.exposure.gains(4)
+    _, exposed, depth = photos_of(world, 4, 48, 32)
+    _, steady, same_depth = photos_of(replace(world, exposure=Exposure()), 4, 48, 32)
     dark = (steady < 0.6) & (exposed < 0.6)
     ratio = torch.where(dark & (steady > 0.05), exposed / steady, torch.nan).flatten(2).nanmedian(dim=2).values
     assert torch.allclose(ratio, torch.from_numpy(gains).sqrt(), atol=2e-3)
     assert torch.equal(depth, same_depth) and np.ptp(gains) > 0.01
 
 
-def draw(kind, seed):
-    return make_exposure(np.random.default_rng([seed, KINDS.index(kind), 1]))
-
-
 def test_exposures_differ_by_seed():
-    drawn = [draw(kind, seed) for kind in KINDS for seed in range(40)]
+    drawn = [exposure_of(kind, seed) for kind in KINDS for seed in range(40)]
     assert {exposure.kind for exposure in drawn} == {"constant", "drift", "jumps"}
     for exposure in drawn:
         gains = np.log2(exposure.gains(40))
