@@ -29,7 +29,7 @@ from chopgrad_ns.data.pairs import (SplatPlan, Way, by_camera, camera_plans, fit
                                     underfit_plan)
 from chopgrad_ns.data.plain_videos import open_video
 from chopgrad_ns.data.reinsertion import Perturbation, reinsertion_pair
-from chopgrad_ns.data.scene import find_colmap_model
+from chopgrad_ns.data.scene import COLMAP_FOLDERS, find_colmap_model
 from chopgrad_ns.data.shots import clip_spans, find_cuts
 from chopgrad_ns.data.stored import StoredPair, save_pair
 from chopgrad_ns.data.video import frame_files
@@ -300,15 +300,18 @@ def _part_of(report: Report, index: int, parts: int, name: str) -> Progress:
 def fingerprint(source: Path) -> str:
     """A hash of a video file, or of what is read of a scene or of a folder of pictures (of most files the size only)."""
     if source.is_file():
+        digest = hashlib.sha256()
         with source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+            while part := file.read(2**20):
+                digest.update(part)
+        return digest.hexdigest()[:12]
     whole, sizes = [], frame_files(source)
     if (source / "transforms.json").exists():
         whole = [source / name for name in ("transforms.json", "actors.json") if (source / name).exists()]
         frames = json.loads(whole[0].read_text())["frames"]
         sizes = [source / frame[key] for frame in frames for key in ("file_path", "depth_file_path", "mask_path") if key in frame]
         sizes += frame_files(source / "actor_ids")
-    elif not sizes:
+    elif any((source / name).exists() for name in COLMAP_FOLDERS):
         whole = sorted(path for path in find_colmap_model(source).glob("*") if path.is_file())
         sizes = sorted(path for path in (source / "images").rglob("*") if path.is_file())
     return _hash([[str(path.relative_to(source)), hashlib.sha256(path.read_bytes()).hexdigest()] for path in whole]

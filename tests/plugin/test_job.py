@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -96,25 +97,29 @@ def test_ns_render_camera_path(toy_run, tmp_path):
     assert len(imageio.imread(tmp_path / "out.mp4")) == 2
 
 
-def test_ns_viewer(toy_run):
+def test_ns_viewer(toy_run, tmp_path):
     """It starts on the finished run, draws the three outputs, and its page is served on loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([str(Path(sys.executable).with_name("ns-viewer")), "--load-config", toy_run / "config.yml",
-                                "--viewer.websocket-host", "127.0.0.1", "--viewer.websocket-port", str(port)],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = tmp_path / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen([str(Path(sys.executable).with_name("ns-viewer")), "--load-config", toy_run / "config.yml",
+                                    "--viewer.websocket-host", "127.0.0.1", "--viewer.websocket-port", str(port)],
+                                   stdout=file, stderr=subprocess.STDOUT)
     try:
         page, deadline = None, time.monotonic() + 120
         while page is None and time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError):
-                page = urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5).read()
+            # Where the port has been taken meanwhile, the viewer says which one it has.
+            for found in re.findall(r"http://(?:localhost|127\.0\.0\.1):(\d+)", output.read_text()) or [port]:
+                with contextlib.suppress(OSError):
+                    page = urllib.request.urlopen(f"http://127.0.0.1:{found}", timeout=5).read()
             time.sleep(0.2)
-        assert page is not None and b"<html" in page and process.poll() is None
+        assert page is not None and b"<html" in page and process.poll() is None, output.read_text()[-2000:]
     finally:
         process.terminate()
-        shown = process.communicate(timeout=30)[0]
-    assert "Traceback" not in shown, shown[-2000:]
+        process.wait(timeout=30)
+    assert "Traceback" not in output.read_text(), output.read_text()[-2000:]
 
 
 def test_outputs_for_the_viewer(toy_run):
