@@ -40,8 +40,8 @@ DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 class NamedViews:
     """Views with the names of their photos, relative to the scene, and of the cameras of the rig that took them.
 
-    A photo's camera is its folder, below the one that all share. `actors`, where the scene has any, have a pose for each view, in the views' world, and
-    `actor_ids` [N, 1, H, W] tell where they are seen.
+    A photo's camera is its folder, below the one that all share. `actors`, where the scene has any, have a pose for each view,
+    in the views' world, and `actor_ids` [N, 1, H, W] tell where they are seen.
     """
 
     views: Views

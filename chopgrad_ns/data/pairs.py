@@ -110,9 +110,9 @@ def fit_plan(views: Views, plan: SplatPlan, progress: Progress | None = None) ->
 def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int = 2, keep_photos: bool = False) -> Pair:
     """Render a plan's splat at the shown views in order, and pair that with their photos.
 
-    Only views that the splat was not fitted to are `valid` as a target (all are where a view's own photo is no reference): on
-    those the render is nearly right and would teach a refiner to do nothing. Nor is what the views' masks leave out. References are fitted photos
-    alone.
+    Only views that the splat was not fitted to are `valid` as a target (all are where a view's own photo is no reference):
+    on the others the render is nearly right and would teach a refiner to do nothing. Nor is what the views' masks leave out.
+    References are fitted photos alone.
 
     Args:
         keep_photos: keep what references are warped from in the pair, so that it is stored instead of them.

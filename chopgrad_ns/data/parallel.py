@@ -108,7 +108,8 @@ def _on_ray(work, pieces: Sequence, address: str) -> Iterator[Outcome]:
     try:
         import ray
     except ImportError as error:
-        raise UserError("--ray needs Ray, which is not installed; pip install 'chopgrad-ns[ray]', here and on each node.") from error
+        raise UserError("--ray needs Ray, which is not installed; pip install 'chopgrad-ns[ray]', here and on each "
+                        "node.") from error
     try:
         if address != "auto":  # Ray itself would wait for minutes
             host, port = address.removeprefix("ray://").rsplit(":", 1)
