@@ -108,12 +108,14 @@ def test_ns_viewer(toy_run, tmp_path):
                                     "--viewer.websocket-host", "127.0.0.1", "--viewer.websocket-port", str(port)],
                                    stdout=file, stderr=subprocess.STDOUT)
     try:
+        # urllib's own keeps the proxies of whoever opened something first.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         page, deadline = None, time.monotonic() + 120
         while page is None and time.monotonic() < deadline and process.poll() is None:
             # Where the port has been taken meanwhile, the viewer says which one it has.
             for found in re.findall(r"http://(?:localhost|127\.0\.0\.1):(\d+)", output.read_text()) or [port]:
                 with contextlib.suppress(OSError):
-                    page = urllib.request.urlopen(f"http://127.0.0.1:{found}", timeout=5).read()
+                    page = direct.open(f"http://127.0.0.1:{found}", timeout=5).read()
             time.sleep(0.2)
         assert page is not None and b"<html" in page and process.poll() is None, output.read_text()[-2000:]
     finally:
