@@ -41,8 +41,10 @@ def run(output: Path, data: Tuple[Path, ...] = (), sample_worlds: int = 0, video
     given = {"clip_stride": clips.clip_stride, "sparse_every": splats.sparse_every}
     _check({"workers": (workers, 0), "sample_worlds": (sample_worlds, 0), "first_seed": (worlds.first_seed, 0),
             "seed": (clips.seed, 0), **{name: (value, 1) for name, value in given.items() if value is not None}})
-    make_all(_jobs_of_scenes(data, scenes, splats, licence) + _jobs_of_worlds(sample_worlds, worlds, splats)
-             + _jobs_of_videos(videos, clips, licence), output, workers, ray)
+    jobs = (_jobs_of_scenes(data, scenes, splats, licence) + _jobs_of_worlds(sample_worlds, worlds, splats)
+            + _jobs_of_videos(videos, clips, licence))
+    _check_names([job.source for job in jobs])
+    make_all(jobs, output, workers, ray)
 
 
 def _ways(splats: Splats, usual: str, sparse_every: int):
@@ -98,7 +100,10 @@ def _masks_of(source: str, clips: Videos) -> Optional[Path]:
 
 
 def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None:
-    """Do the jobs that are not done yet, side by side; sources that nothing can be made of are named and left out."""
+    """Do the jobs that are not done yet, side by side; sources that nothing can be made of are named and left out.
+
+    Several jobs may be of one source, if their pairs have different names.
+    """
     import os
     import sys
 
@@ -110,10 +115,6 @@ def make_all(jobs: list, output: Path, workers: int, ray: Optional[str]) -> None
 
     if not jobs:
         raise UserError("There is nothing to make pairs from; give --data, --sample-worlds or --videos.")
-    names = [job.source for job in jobs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"Two sources are called {twice[0]}, and pairs have the names of their sources; rename one.")
     pieces = [piece_of(job) for job in jobs]
     failed: list[str] = []
     with Manifest(output.resolve()) as manifest, bar("pairs") as report:
@@ -163,6 +164,14 @@ class _Jobs:
 def _name(path: Path) -> str:
     """A source is called like its folder or file."""
     return path.resolve().stem if path.is_file() else path.resolve().name
+
+
+def _check_names(names: Sequence[str]) -> None:
+    from chopgrad_ns.errors import UserError
+
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"Two sources are called {twice[0]}, and pairs have the names of their sources; rename one.")
 
 
 def _check(least: dict[str, tuple[int, int]]) -> None:
