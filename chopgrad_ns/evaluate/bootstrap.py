@@ -27,9 +27,13 @@ def interval_of_series(values: Float[np.ndarray, "n"], level: float = 0.95, bloc
     of this clip is owed to which frames it has, not how other clips would do. None for fewer than 3 blocks.
     """
     values = np.asarray(values, dtype=np.float64)
-    block = block or max(round(math.sqrt(len(values))), 1)
-    blocks = np.array_split(values, max(len(values) // block, 1))
+    blocks = np.array_split(values, block_count(len(values), block))
     return _interval(np.array([part.sum() for part in blocks]), np.array([len(part) for part in blocks]), level)
+
+
+def block_count(length: int, block: int | None = None) -> int:
+    """Into how many blocks a series is cut, one at least; a block is about √length long if not told otherwise."""
+    return max(length // (block or max(round(math.sqrt(length)), 1)), 1)
 
 
 def _interval(sums: np.ndarray, counts: np.ndarray, level: float) -> Interval:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chopgrad_ns.evaluate.bootstrap import RESAMPLES, SEED, interval_of_mean, interval_of_series
+from chopgrad_ns.evaluate.bootstrap import RESAMPLES, SEED, block_count, interval_of_mean, interval_of_series
 from chopgrad_ns.evaluate.clips import LARGER_IS_BETTER, NEITHER_IS_BETTER
 from chopgrad_ns.evaluate.distributions import DISTRIBUTION_METRICS, ENOUGH
 from chopgrad_ns.evaluate.metrics import HIGHEST_PSNR, Values
@@ -127,7 +127,7 @@ class Results:
         if few:
             lines.append(f"Of fewer than {ENOUGH} samples fid, kid and fvd say little; compare them only with those of "
                          f"as many: {'; '.join(few)}.")
-        units = len(self.clips) if len(self.clips) > 1 else max(self._frames() // max(round(self._frames() ** 0.5), 1), 1)
+        units = len(self.clips) if len(self.clips) > 1 else block_count(self._frames())
         if units < FEW_UNITS:
             lines.append(f"Intervals from {units} {self._resampled()} are too narrow (of 3 clips they held the truth in 76 % of "
                          "trials, of 10 in 88 %).")
