@@ -127,8 +127,8 @@ def refine_stream(one_pass: OnePass, read: Callable[[slice], Clip], length: int,
                   ) -> Iterator[Float[Tensor, "3 h w"]]:
     """Refined frames in order, each as soon as no later window touches it.
 
-    Memory does not grow with `length`: beside what is kept of yielded frames (copy them, they are parts of a window) there
-    are a window's clip, the same refined, and what the window before shares with it.
+    Memory does not grow with `length`: beside what a pass takes there are a window's clip, the same refined, and what the
+    window before shares with it.
 
     Args:
         read: gives a run of the clip's frames, at the size that is wanted of refined ones; called once a window, in order.
@@ -147,7 +147,8 @@ def refine_stream(one_pass: OnePass, read: Callable[[slice], Clip], length: int,
         done = (parts[index + 1].start if index + 1 < len(parts) else part.stop) - part.start
         for number in range(done):
             begun = tail is not None and number < len(tail)
-            yield tail[number] + weight[number] * frames[number] if begun else frames[number]
+            # A copy: who keeps a frame shall not keep the window that it is part of.
+            yield tail[number] + weight[number] * frames[number] if begun else frames[number].clone()
         count = _shared(parts, index) if index + 1 < len(parts) else 0
         tail = frames[done:done + count] * weight[done:done + count]
         del frames  # before the next window is read
@@ -192,7 +193,9 @@ def _pass_in_tiles(one_pass: OnePass, read: Callable[[slice], Clip], part: slice
 def _check_finite(clip: Clip, first: int) -> None:
     for field in fields(clip):
         value = getattr(clip, field.name)
-        if isinstance(value, Tensor) and not (finite := value.isfinite().flatten(1).all(dim=1)).all():
-            number = first + int(finite.logical_not().nonzero()[0])
-            raise UserError(f"Frame {number} of the clip has values in its {field.name} that are no finite numbers; leave it "
-                            "out or make it again.")
+        if not isinstance(value, Tensor):
+            continue
+        for number, frame in enumerate(value, first):  # one at a time, because `isfinite` makes copies
+            if not frame.isfinite().all():
+                raise UserError(f"Frame {number} of the clip has values in its {field.name} that are no finite numbers; leave "
+                                "it out or make it again.")
