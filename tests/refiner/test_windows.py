@@ -172,12 +172,13 @@ def test_memory_does_not_grow_with_length():
 
     def memory(length: int) -> int:
         def everything():
-            for frame in refine_stream(lambda clip: clip.frames + 1, lambda part: Clip(torch.zeros(part.stop - part.start, *size)),
-                                       length, windows, 4, 8):
+            for frame in refine_stream(lambda clip: clip.frames + 1, read, length, windows, 4, 8):
                 assert frame.shape == size
+
         return peak_bytes(everything, torch.device("cpu"))
 
-    frame, shared = 3 * 96 * 96 * 4, max(before.stop - after.start for before, after in itertools.pairwise(windows.in_time(405, 4)))
+    frame, parts = 3 * 96 * 96 * 4, windows.in_time(405, 4)
+    shared = max(before.stop - after.start for before, after in itertools.pairwise(parts))
     short, long = memory(45), memory(405)
     assert long <= 1.01 * short and 34 * frame < long < (34 + shared + 3 * 17 / 4) * frame
 
