@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -41,12 +41,12 @@ class Windows:
             raise UserError(f"Tiles of {self.tile[0]}×{self.tile[1]} px (height×width){overlap or ' are too small'}; give "
                             "sides of 1 px or more and an overlap of 0 to half of the shorter one.")
 
-    def in_time(self, length: int, temporal_factor: int) -> list[slice]:
-        """The windows of a clip of `length` frames, of which an autoencoder joins `temporal_factor` to a latent."""
-        return runs(length, self.frames, self.overlap, temporal_factor, 1, "frames")
+    def in_time(self, length: int, frame_step: int) -> list[slice]:
+        """The windows of a clip of `length` frames for a backbone that takes `frame_step`·k + 1 of them."""
+        return runs(length, self.frames, self.overlap, frame_step, 1, "frames")
 
     def in_space(self, height: int, width: int, spatial_factor: int) -> tuple[list[slice], list[slice]]:
-        """Rows and columns of tiles for a model that joins `spatial_factor` pixels in each direction to a token."""
+        """Rows and columns of tiles for a backbone that takes multiples of `spatial_factor` pixels."""
         if self.tile is None:
             return [slice(0, height)], [slice(0, width)]
         rows, columns = (
@@ -111,9 +111,8 @@ def _ramp(count: int) -> Float[Tensor, "n"]:
 
 
 def crop(clip: Clip, rows: slice, columns: slice) -> Clip:
-    """A part of every frame, and of all that goes with it; cameras see that part only."""
-    cut = {field.name: value if value is None else value[..., rows, columns]
-           for field in fields(clip) if field.name != "cameras" for value in [getattr(clip, field.name)]}
+    """A part of every frame, and of all that goes with it; cameras see that part only, and photos stay whole."""
+    cut = {name: getattr(clip, name)[..., rows, columns] for name in clip.carries - {"cameras", "photos"}}
     cameras = clip.cameras
     if cameras is not None:
         K = cameras.K.clone()
@@ -122,7 +121,7 @@ def crop(clip: Clip, rows: slice, columns: slice) -> Clip:
     return replace(clip, cameras=cameras, **cut)
 
 
-def refine_stream(one_pass: OnePass, read: Callable[[slice], Clip], length: int, windows: Windows, temporal_factor: int,
+def refine_stream(one_pass: OnePass, read: Callable[[slice], Clip], length: int, windows: Windows, frame_step: int,
                   spatial_factor: int, progress: Callable[[int, int], None] | None = None
                   ) -> Iterator[Float[Tensor, "3 h w"]]:
     """Refined frames in order, each as soon as no later window touches it.
@@ -132,14 +131,14 @@ def refine_stream(one_pass: OnePass, read: Callable[[slice], Clip], length: int,
 
     Args:
         read: gives a run of the clip's frames, at the size that is wanted of refined ones; called once a window, in order.
-        temporal_factor: frames that the model joins to one latent; a window has a multiple of it and one.
-        spatial_factor: pixels in each direction that it joins to one token.
+        frame_step, spatial_factor: the backbone's; a window has a multiple of the one, and one, frames, and a tile a multiple
+            of the other, pixels.
         progress: called with the passes that are done and those that there are.
 
     Raises:
         UserError: at the first frame with values that are not finite, and for windows too small for the model.
     """
-    parts, tail = windows.in_time(length, temporal_factor), None
+    parts, tail = windows.in_time(length, frame_step), None
     for index, part in enumerate(parts):
         report = None if progress is None else _counted(progress, index, len(parts))
         frames = _pass_in_tiles(one_pass, read, part, windows, spatial_factor, report)
@@ -154,11 +153,11 @@ def refine_stream(one_pass: OnePass, read: Callable[[slice], Clip], length: int,
         del frames  # before the next window is read
 
 
-def refine(one_pass: OnePass, clip: Clip, windows: Windows, temporal_factor: int,
+def refine(one_pass: OnePass, clip: Clip, windows: Windows, frame_step: int,
            spatial_factor: int) -> Float[Tensor, "t 3 h w"]:
     """All frames of a clip, refined as by `refine_stream`."""
     refined = torch.empty_like(clip.frames)
-    for number, frame in enumerate(refine_stream(one_pass, clip.__getitem__, len(clip), windows, temporal_factor,
+    for number, frame in enumerate(refine_stream(one_pass, clip.__getitem__, len(clip), windows, frame_step,
                                                  spatial_factor)):
         refined[number] = frame
     return refined
@@ -191,11 +190,9 @@ def _pass_in_tiles(one_pass: OnePass, read: Callable[[slice], Clip], part: slice
 
 
 def _check_finite(clip: Clip, first: int) -> None:
-    for field in fields(clip):
-        value = getattr(clip, field.name)
-        if not isinstance(value, Tensor):
-            continue
-        for number, frame in enumerate(value, first):  # one at a time, because `isfinite` makes copies
+    for name in sorted(clip.carries - {"cameras"}):
+        what, start = ("Photo", 0) if name == "photos" else ("Frame", first)
+        for number, frame in enumerate(getattr(clip, name), start):  # one at a time, because `isfinite` makes copies
             if not frame.isfinite().all():
-                raise UserError(f"Frame {number} of the clip has values in its {field.name} that are no finite numbers; leave "
-                                "it out or make it again.")
+                raise UserError(f"{what} {number} of the clip has values in its {name} that are no finite numbers; leave it "
+                                "out or make it again.")
