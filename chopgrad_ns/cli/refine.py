@@ -9,6 +9,7 @@ Example: chopgrad refine small.mp4 --task super-resolution --scale 2.5 --refiner
 Example: chopgrad refine street.mp4 --task inpainting --masks street-masks --refiner my-refiner --output empty-street
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -72,6 +73,8 @@ def _check(trajectory: Trajectory, refiner: str, task: str, given: Given, fps: O
     if min(trajectory.frames, trajectory.longest_side) < 1 or trajectory.references < 0 or not (fps is None or fps > 0):
         raise UserError(f"--frames is {trajectory.frames}, --longest-side {trajectory.longest_side}, --references "
                         f"{trajectory.references} and --fps {fps}; give numbers of 1 or more (references from 0 on).")
+    if given.scale is not None and not 1 <= given.scale < math.inf:
+        raise UserError(f"--scale is {given.scale:g}; give 1 or more.")
     for names, tasks in ((("scale", "size"), ("super-resolution",)), (("masks", "box"), WITH_MASKS),
                          (("photos",), ("artifact-removal",))):
         named = [f"--{name}" for name in names if getattr(given, name) is not None]
