@@ -5,12 +5,13 @@ from __future__ import annotations
 import resource
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,8 +23,7 @@ from chopgrad_ns.data.video import frame_writer, side_by_side, video_writer
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import whole_folder
 from chopgrad_ns.refiner import Refiner
-from chopgrad_ns.refiner.tasks import Task, task_named
-from chopgrad_ns.refiner.windows import OnePass, Windows, refine_stream
+from chopgrad_ns.refiner.windows import Windows, refine_stream
 
 FPS = 12.0
 """Frames per second of videos whose source has no rate."""
@@ -46,18 +46,33 @@ class Job:
 
 @dataclass(frozen=True)
 class Model:
-    """What refines a window, and what it needs of a window."""
+    """A refiner, or in its place the baseline that has learnt nothing."""
 
-    one_pass: OnePass
-    task: Task
-    frame_step: int
-    spatial_factor: int
-    device: torch.device
+    refiner: Refiner | None
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu") if self.refiner is None else self.refiner.device
+
+    @property
+    def factors(self) -> tuple[int, int]:
+        """Steps of a window, in frames, and of a tile, in pixels."""
+        if self.refiner is None:
+            return 1, 1
+        return self.refiner.model.backbone.frame_step, self.refiner.model.backbone.spatial_factor
 
     def passes(self, job: Job, windows: Windows) -> int:
         """How many a clip takes. Raises UserError for windows or tiles that are too small for the model."""
-        rows, columns = windows.in_space(*job.size, self.spatial_factor)
-        return len(windows.in_time(job.clip.length, self.frame_step)) * len(rows) * len(columns)
+        frame_step, spatial_factor = self.factors
+        rows, columns = windows.in_space(*job.size, spatial_factor)
+        return len(windows.in_time(job.clip.length, frame_step)) * len(rows) * len(columns)
+
+    def stream(self, job: Job, read: Callable[[slice], Clip], windows: Windows,
+               progress: Callable[[int, int], None]) -> Iterator[Float[Tensor, "3 h w"]]:
+        """Refined frames of the clip that `read` reads."""
+        if self.refiner is None:
+            return refine_stream(blend_baseline, read, job.clip.length, windows, *self.factors, progress)
+        return self.refiner.stream(read, job.clip.length, job.size, windows, progress)
 
 
 def load_model(refiner: str, task: str, prompt: str | None, device: str | None, precision: str | None) -> Model:
@@ -65,38 +80,34 @@ def load_model(refiner: str, task: str, prompt: str | None, device: str | None, 
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("There is no CUDA device here; leave --device out.")
     if refiner == "blend":
-        return Model(blend_baseline, task_named(task), 1, 1, torch.device("cpu"))
+        return Model(None)
     loaded = Refiner.from_pretrained(refiner, task=task, prompt=prompt)
     if prompt is not None and (loaded.config.prompt["text"] != prompt or loaded.config.prompt["source"] == "zero"):
         raise UserError(f"{refiner} has no text encoder to read a prompt with; leave --prompt out.")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    loaded.model.to(where)
-    half = precision == "bf16" or (precision is None and where.type == "cuda")
-
-    def one_pass(clip: Clip) -> Float[Tensor, "t 3 h w"]:
-        with torch.autocast(where.type, torch.bfloat16, enabled=half):
-            return loaded._pass(clip).float()
-
-    backbone = loaded.model.backbone
-    return Model(one_pass, loaded.task, backbone.frame_step, backbone.spatial_factor, where)
+    if device is not None:
+        loaded.model.to(device)
+    loaded.precision = precision or ("bf16" if loaded.device.type == "cuda" else "fp32")
+    return Model(loaded)
 
 
 class _Input:
-    """A clip as its task takes it; frames wait here, in 8 bit, to be shown beside the refined ones."""
+    """A clip as it is given; frames wait here, in 8 bit, to be shown beside the refined ones."""
 
-    def __init__(self, job: Job, task: Task):
-        self.job, self.task = job, task
+    def __init__(self, job: Job):
+        self.job = job
         self._waiting: deque[Tensor] = deque()
         self._known = 0
 
     def read(self, frames: slice) -> Clip:
-        clip = self.task.prepare(self.job.clip.read(frames), self.job.size)
+        clip = self.job.clip.read(frames)
         self._waiting.extend((frame.clamp(0, 1) * 255).round().byte() for frame in clip.frames[self._known - frames.start:])
         self._known = frames.stop
         return clip
 
     def next(self) -> Float[Tensor, "3 h w"]:
-        return self._waiting.popleft().float() / 255
+        """The next frame, at the size of the refined ones."""
+        frame = self._waiting.popleft().float() / 255
+        return frame if frame.shape[1:] == self.job.size else F.interpolate(frame[None], self.job.size, mode="bilinear")[0]
 
 
 def check_folder(folder: Path) -> None:
@@ -124,9 +135,8 @@ def refine_all(jobs: Sequence[Job], model: Model, windows: Windows, fps: float |
 
 def _refine(job: Job, model: Model, windows: Windows, fps: float | None, progress: Callable[[int, int], None]) -> None:
     """Write `frames/*.png`, `refined.mp4`, `before_after.mp4` and the input's video, as frames are done."""
-    shown, rate = _Input(job, model.task), fps or job.clip.fps or FPS
-    stream = refine_stream(model.one_pass, shown.read, job.clip.length, windows, model.frame_step, model.spatial_factor,
-                           progress)
+    shown, rate = _Input(job), fps or job.clip.fps or FPS
+    stream = model.stream(job, shown.read, windows, progress)
     names = ["refined", "before_after", *filter(None, [job.input_video])]
     with whole_folder(job.folder.resolve()) as unfinished, ExitStack() as stack:
         add = {name: stack.enter_context(video_writer(unfinished / f"{name}.mp4", rate)) for name in names}

@@ -23,8 +23,8 @@ from chopgrad_ns.data.video import read_frames, write_frames, write_video
 from chopgrad_ns.data.video_pairs import inpainting_pair
 from chopgrad_ns.refiner import Refiner
 from chopgrad_ns.refiner.config import RefinerConfig
-from chopgrad_ns.refiner.tasks import TASKS, task_named
-from chopgrad_ns.refiner.windows import Windows, refine
+from chopgrad_ns.refiner.tasks import TASKS
+from chopgrad_ns.refiner.windows import Windows
 from tests.cli.refusals import refused
 from tests.data.videos import numbered, write_file
 from tests.refiner.clips import pair, stir
@@ -74,11 +74,8 @@ def written(output) -> torch.Tensor:
 
 
 def by_hand(refiners, task: str, clip: Clip, size=None) -> torch.Tensor:
-    """What the refiner makes of the clip in `WINDOWS`; Windows themselves are tested elsewhere."""
-    refiner = Refiner.from_pretrained(refiners / task, task)
-    prepared = lambda part: task_named(task).prepare(clip[part], size)  # noqa: E731
-    factors = refiner.model.backbone.frame_step, refiner.model.backbone.spatial_factor
-    return refine(refiner._pass, prepared(slice(None)), WINDOWS, *factors)
+    """What the refiner makes of the clip in `WINDOWS`, which are tested elsewhere."""
+    return Refiner.from_pretrained(refiners / task, task)(clip, size, WINDOWS)
 
 
 def rate(path) -> Fraction:
@@ -202,16 +199,15 @@ def test_bf16_is_nearly_the_same(refiners, sources, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path):
-    """Reading, waiting for the frames before, and writing: with a pass that takes none."""
+    """Reading, waiting for the frames beside, and writing, around the baseline, which takes none."""
     def memory(count: int) -> int:
         write_file(tmp_path / f"{count}.mp4", numbered(count, HEIGHT, WIDTH))
         clip = video_clip(open_video(tmp_path / f"{count}.mp4"))
         job = Job(clip, (HEIGHT, WIDTH), tmp_path / f"{count}-out")
-        model = Model(lambda window: window.frames, task_named("artifact-removal"), 4, 8, torch.device("cpu"))
-        return peak_bytes(lambda: refine_all([job], model, WINDOWS, None), torch.device("cpu"))
+        return peak_bytes(lambda: refine_all([job], Model(None), WINDOWS, None), torch.device("cpu"))
 
-    short, long = memory(40), memory(200)
-    assert long <= 1.01 * short and long < 4 * 13 * 3 * HEIGHT * WIDTH * 4
+    short, long, frame = memory(40), memory(200), 3 * HEIGHT * WIDTH * 4
+    assert long <= short + 2 * frame and long < 4 * 13 * frame
 
 
 def test_what_is_damaged_leaves_nothing_or_what_was_there(refiners, sources, tmp_path, capsys):
