@@ -43,6 +43,7 @@ def run(source: Annotated[Path, tyro.conf.Positional], output: Path, task: str =
     """
     _check(trajectory, refiner, task, given, fps)
     windows = passes.windows()
+    _check_kept(output, (source, given.masks, given.photos, trajectory.splat))
 
     import time
 
@@ -70,6 +71,13 @@ def _check(trajectory: Trajectory, refiner: str, task: str, given: Given, fps: O
         raise UserError("--refiner blend needs photos that are warped into the frames; give a scene and its --splat.")
     if trajectory.splat is not None and task != "artifact-removal":
         raise UserError(f"--splat goes with --task artifact-removal, not {task}; leave one of them out.")
+    idle = [name for name, value in vars(given).items() if value is not None and trajectory.splat is not None]
+    if idle:
+        raise UserError(f"--{idle[0]} is for plain videos, not for a splat; leave it out.")
+    idle = [name for name, value in vars(trajectory).items() if value != getattr(Trajectory, name) and trajectory.splat is None]
+    if idle:
+        raise UserError(f"--{idle[0].replace('_', '-')} is for a splat that is looked at; leave it out or give a scene and its "
+                        "--splat.")
     if min(trajectory.frames, trajectory.longest_side) < 1 or trajectory.references < 0 or not (fps is None or fps > 0):
         raise UserError(f"--frames is {trajectory.frames}, --longest-side {trajectory.longest_side}, --references "
                         f"{trajectory.references} and --fps {fps}; give numbers of 1 or more (references from 0 on).")
@@ -82,6 +90,15 @@ def _check(trajectory: Trajectory, refiner: str, task: str, given: Given, fps: O
             raise UserError(f"{' and '.join(named)} say the same thing; give one of them.")
         if named and task not in tasks:
             raise UserError(f"{named[0]} is for --task {' and '.join(tasks)}, not {task}; leave it out.")
+
+
+def _check_kept(output: Path, sources: "tuple[Optional[Path], ...]") -> None:
+    """Raise UserError where what is read would be replaced by what is written."""
+    from chopgrad_ns.errors import UserError
+
+    lost = [path for path in sources if path is not None and path.resolve().is_relative_to(output.resolve())]
+    if lost:
+        raise UserError(f"{output} is to be written and holds {lost[0]}, which is to be read; give another folder.")
 
 
 def _jobs(source: Path, output: Path, task: str, given: Given,
@@ -153,8 +170,6 @@ def _pair_jobs(source: Path, output: Path, task: str) -> "tuple[list[Job], PairS
     from chopgrad_ns.refiner.tasks import task_named
 
     wanted = task_named(task)
-    if output.resolve() == source.resolve():
-        raise UserError(f"{output} holds the pairs themselves; give another folder to write to.")
     pairs = PairSet(source)
     fitting = [pair for pair in pairs if wanted.fits(pair)]
     if not fitting:
