@@ -97,8 +97,9 @@ def test_a_video(refiners, sources, tmp_path, capsys):
     both = torch.cat([given, expected], dim=-1).permute(0, 2, 3, 1).numpy()
     assert abs(np.delete(shown, slice(WIDTH, WIDTH + 4), axis=2) - both).mean() < 0.05, "each frame beside its own"
     said = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(rf"{COUNT} frames of {WIDTH}×{HEIGHT} px in [\d.]+ s \([\d.]+ frames/s with reading and writing\), at most "
-                        r"[\d.]+ GB (resident in the whole process|of GPU memory allocated); they are in .*out", said[-1]), said
+    assert re.fullmatch(rf"{COUNT} frames of {WIDTH}×{HEIGHT} px in [\d.]+ s \([\d.]+ frames/s with reading and writing\), "
+                        r"at most [\d.]+ GB (resident in the whole process|of GPU memory allocated); they are in .*out",
+                        said[-1]), said
 
 
 def test_a_folder_of_frames_is_the_same_video(refiners, sources, tmp_path):
@@ -157,8 +158,8 @@ def test_nothing_below_the_mask_shines_through(refiners, sources, tmp_path):
 
 
 def test_driving_is_told_where_actors_are(refiners, sources, tmp_path):
-    run(sources / "frames", tmp_path / "out", "--task", "driving", "--refiner", refiners / "driving", "--masks", sources / "masks",
-        *CUT)
+    run(sources / "frames", tmp_path / "out", "--task", "driving", "--refiner", refiners / "driving",
+        "--masks", sources / "masks", *CUT)
     given, mask = read_frames(sources / "frames")[1], torch.load(sources / "masks.pt", weights_only=True)
     expected, other = (by_hand(refiners, "driving", Clip(given, mask=value)) for value in (mask, torch.zeros_like(mask)))
     torch.testing.assert_close(written(tmp_path / "out"), expected, atol=BITS, rtol=0)
@@ -188,8 +189,9 @@ def test_a_folder_of_pairs(refiners, pairs, tmp_path, capsys, task, names):
         expected = Refiner.from_pretrained(refiners / task, task)(stored.degraded, stored.size)
         torch.testing.assert_close(written(tmp_path / "out" / name), expected, atol=BITS, rtol=0)
         write_frames(tmp_path / "truth" / name, stored.clean)
-    main(["evaluate", str(tmp_path / "out"), str(tmp_path / "truth"), "--metrics", "psnr", "--output", str(tmp_path / "m.json")])
-    assert sorted(json.loads((tmp_path / "m.json").read_text())["per_clip"]) == names
+    said = tmp_path / "metrics.json"
+    main(["evaluate", str(tmp_path / "out"), str(tmp_path / "truth"), "--metrics", "psnr", "--output", str(said)])
+    assert sorted(json.loads(said.read_text())["per_clip"]) == names
 
 
 def test_bf16_is_nearly_the_same(refiners, sources, tmp_path):
