@@ -73,9 +73,9 @@ def written(output) -> torch.Tensor:
     return read_frames(output / "frames")[1]
 
 
-def by_hand(refiners, task: str, clip: Clip, size=None) -> torch.Tensor:
-    """What the refiner makes of the clip in `WINDOWS`, which are tested elsewhere."""
-    return Refiner.from_pretrained(refiners / task, task)(clip, size, WINDOWS)
+def by_hand(refiners, task: str, clip: Clip, size=None, windows: Windows = WINDOWS) -> torch.Tensor:
+    """What the refiner makes of the clip in windows, which are tested elsewhere."""
+    return Refiner.from_pretrained(refiners / task, task)(clip, size, windows)
 
 
 def rate(path) -> Fraction:
@@ -122,12 +122,13 @@ def test_photos_of_the_same_place(refiners, sources, tmp_path):
 
 @pytest.mark.parametrize("options, size", [(["--scale", "1.5"], (36, 48)), (["--size", "29x41"], (29, 41))])
 def test_super_resolution(refiners, sources, tmp_path, options, size):
-    run(sources / "video.mp4", tmp_path / "out", "--task", "super-resolution", "--refiner", refiners / "super-resolution", *CUT,
-        *options)
+    run(sources / "video.mp4", tmp_path / "out", "--task", "super-resolution", "--refiner", refiners / "super-resolution",
+        "--window", 13, "--overlap", 4, "--tile", "32x32", *options)
     given = open_video(sources / "video.mp4").read()
     refined = written(tmp_path / "out")
     assert refined.shape == (COUNT, 3, *size)
-    torch.testing.assert_close(refined, by_hand(refiners, "super-resolution", Clip(given), size), atol=BITS, rtol=0)
+    expected = by_hand(refiners, "super-resolution", Clip(given), size, Windows(13, 4, (32, 32)))
+    torch.testing.assert_close(refined, expected, atol=BITS, rtol=0)
     assert (refined - F.interpolate(given, size, mode="bilinear")).abs().mean() > 0.02
     shown = imageio.imread(tmp_path / "out" / "before_after.mp4")
     assert shown.shape[1:3] == (size[0] + size[0] % 2, 2 * size[1] + 4), "the input is shown enlarged"
