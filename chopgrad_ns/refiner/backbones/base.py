@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,8 @@ class Backbone(nn.Module):
     """
 
     family: str
+    vae_class: type[nn.Module]
+    transformer_class: type[nn.Module]
     default_timestep: int
     """0…999: the degraded clip's latent is taken for the noisy sample at this step, where nothing else is asked for"""
     temporal_factor: int
@@ -44,8 +46,19 @@ class Backbone(nn.Module):
     def __init__(self, vae: nn.Module, transformer: nn.Module, scheduler: dict):
         """`scheduler`: the arguments of the scheduler that the model was published with; {} where it has no say."""
         super().__init__()
+        self.check(vae.config, transformer.config, scheduler)
         self.vae, self.transformer, self.scheduler_config = vae, transformer, scheduler
         self.register_module("condition_embed", None)
+
+    @classmethod
+    def build(cls, config: dict) -> Backbone:
+        """Random weights; `config` is what the property of this name gives."""
+        return cls(cls.vae_class(**config["vae"]), cls.transformer_class(**config["transformer"]), config["scheduler"])
+
+    @classmethod
+    @abstractmethod
+    def check(cls, vae: Mapping, transformer: Mapping, scheduler: Mapping) -> None:
+        """Refuse, by ValueError, what cannot be denoised in one step without more than a prompt; these are arguments."""
 
     @property
     def config(self) -> dict:
@@ -104,7 +117,7 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def to_decoder(self, z: Float[Tensor, "b c tz hz wz"]) -> Float[Tensor, "b c tz hz wz"]:
-        """Normalised latents in the decoder's own space."""
+        """Normalised latents in the decoder's own space, and in its dtype."""
 
     @abstractmethod
     def from_decoder(self, latents: Float[Tensor, "b c tz hz wz"]) -> Float[Tensor, "b c tz hz wz"]:
@@ -144,7 +157,7 @@ class Backbone(nn.Module):
         """The clean sample by the model's own parametrisation."""
 
 
-def arguments(config: dict) -> dict:
+def arguments(config: Mapping) -> dict:
     """The arguments in a diffusers config, as JSON gives them back: without its own entries, lists for tuples."""
     return json.loads(json.dumps({name: value for name, value in config.items() if not name.startswith("_")}))
 
