@@ -63,15 +63,14 @@ def load(source: str | Path, timestep: int | None = None, dtype: torch.dtype | N
     for name, (_, origin) in places.items():
         fetched(origin, [f"{name}/*.json", f"{name}/*.safetensors"])
     parts = [_weights(cls, places[name][0], dtype) for name, cls in classes.items()]
-    return family(*parts, scheduler)
+    return family(*parts, scheduler).eval()
 
 
 def fetched(source: str | Path, patterns: Sequence[str]) -> Path:
     """The folder `source`, or the local copy of a Hugging Face model, with the files that the patterns name."""
-    folder = Path(source)
-    if folder.is_dir():
+    folder, name = Path(source), str(source)
+    if name and folder.is_dir():
         return folder
-    name = str(source)
     if folder.is_file() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(f"{name} is neither a folder nor a Hugging Face id (owner/name); give a folder with the sub-folders "
                         f"vae and transformer, or an id such as {EXAMPLE}.")
@@ -95,11 +94,14 @@ def _command(name: str) -> str:
 def _part(folder: Path, base: Path | None, name: str, source: str | Path,
           base_source: str | Path | None) -> tuple[Path, str | Path]:
     """Where a part lies, and the source that it is of. A transformer may be the folder itself."""
-    for place, origin in ((folder, source), (base, base_source)):
-        if place is not None and (place / name / "config.json").is_file():
-            return place / name, origin
-    if name.startswith("transformer") and (folder / "config.json").is_file():
-        return folder, source
+    places = [(folder / name, source)]
+    if name.startswith("transformer"):
+        places.append((folder, source))
+    if base is not None:
+        places.append((base / name, base_source))
+    for place, origin in places:
+        if (place / "config.json").is_file():
+            return place, origin
     raise UserError(f"{folder} has no {name}/config.json; give a folder with the sub-folders vae and transformer, or a base "
                     f"that has what it lacks, or fetch it again with \"{_command(EXAMPLE)}\" (with its own id).")
 
@@ -159,7 +161,7 @@ def _weights(cls: type[nn.Module], folder: Path, dtype: torch.dtype | None) -> n
             raise UserError(f"The weights in {folder} are of another architecture than its config.json says "
                             f"({len(told[what])} {what.replace('_', ' ')}, {min(told[what])} among them); copy or fetch both "
                             "again.")
-    return model.eval()
+    return model
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -176,4 +178,4 @@ def _refuse_pickles(folder: Path) -> None:
 
 def first_line(error: Exception) -> str:
     """What an error says first, for a sentence of our own."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
