@@ -62,9 +62,7 @@ def test_architecture_is_built_again_of_its_config(backbone):
 
 
 def test_embedded_architecture_is_a_wan():
-    config = RefinerConfig()
-    tiny = build({"family": "wan", "vae": config.vae, "scheduler": {},
-                  "transformer": {**config.transformer, "in_channels": config.vae["z_dim"]}})
+    tiny = build(RefinerConfig().backbone)
     assert (tiny.latent_factor, tiny.spatial_factor, tiny.frame_step) == (4, 8, 4)
     assert tiny.encode(clip(tiny, 5)).shape == (1, 8, 2, 2, 4)
 
