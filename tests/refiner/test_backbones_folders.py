@@ -1,7 +1,10 @@
 """Loading what is published, and what is said where it cannot be loaded."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import huggingface_hub.constants
 import pytest
@@ -9,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.refiner.backbones import load
+from chopgrad_ns.refiner.backbones import build, load
+from tests.refiner.hub import hub
 from tests.refiner.published import KINDS, write_published
 
 FILE = "diffusion_pytorch_model.safetensors"
@@ -74,6 +78,14 @@ def test_sub_folders_alone_are_enough(wan):
     (wan / "model_index.json").unlink()
     shutil.rmtree(wan / "scheduler")
     assert load(wan).config["scheduler"] == {}
+
+
+def test_entries_that_are_no_arguments_any_more_do_no_harm(wan):
+    for part in ("vae", "transformer"):
+        change(wan / part / "config.json", window_size=[-1, -1])
+    config = load(wan).config
+    assert "window_size" not in config["vae"] | config["transformer"]
+    assert build(config).config == config
 
 
 def test_a_transformer_alone_takes_the_rest_from_its_base(cog, tmp_path):
@@ -195,3 +207,38 @@ def test_an_id_is_loaded_from_the_cache(cache, tmp_path):
     assert torch.equal(backbone.transformer.proj_out.weight, load(written).transformer.proj_out.weight)
     (snapshot / "vae" / FILE).unlink()
     refused("vae", "incomplete", source=ID)
+
+
+def test_an_id_is_fetched_with_what_is_needed_of_it_and_no_more(tmp_path):
+    """In a process of its own, since where the hub is is read at import."""
+    folder = write_published(tmp_path / "model", "wan2.2-a14b", text_encoder=True)
+    (folder / "transformer_2" / "unused.bin").touch()
+    script = f"""if True:
+        import huggingface_hub.constants
+        from chopgrad_ns.refiner.backbones import embed_prompt, load
+        def told(function, *arguments):
+            try:
+                return function(*arguments)
+            except ValueError as error:
+                return str(error)
+        print(load("{ID}").transformer.proj_out.weight.sum().item())
+        print(told(load, "some-lab/none"))
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        print(load("{ID}").transformer.proj_out.weight.sum().item())
+        print(told(load, "{ID}", 900))
+        print(told(embed_prompt, "{ID}", ""))
+        huggingface_hub.constants.HF_HUB_OFFLINE = False
+        print(embed_prompt("{ID}", "").shape)
+        """
+    with hub(folder, ID) as server:
+        environment = {**os.environ, "HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    first, unknown, again, expert, prompt, embedded = ran.stdout.splitlines()
+    total = load_file(folder / "transformer_2" / FILE)["proj_out.weight"].sum().item()
+    assert float(first) == float(again) == pytest.approx(total, abs=1e-5)
+    assert "neither a folder some-lab/none" in unknown
+    for message in (expert, prompt):
+        assert f"hf download {ID} --local-dir FOLDER" in message
+    assert embedded == "torch.Size([512, 8])" and "Fetching" in ran.stderr and "%" in ran.stderr
+    weights = [name for name in server.sent if not name.endswith(".json")]
+    assert sorted(weights) == ["text_encoder/model.safetensors", f"transformer_2/{FILE}", f"vae/{FILE}"]

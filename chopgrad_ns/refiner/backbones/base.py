@@ -7,6 +7,7 @@ and where the encoder's features are read. The weights keep the names and shapes
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -63,7 +64,8 @@ class Backbone(nn.Module):
     @property
     def config(self) -> dict:
         """What `build` makes the same architecture of; JSON can hold it."""
-        return {"family": self.family, "vae": arguments(self.vae.config), "transformer": arguments(self.transformer.config),
+        return {"family": self.family, "vae": arguments(self.vae_class, self.vae.config),
+                "transformer": arguments(self.transformer_class, self.transformer.config),
                 "scheduler": dict(self.scheduler_config)}
 
     @property
@@ -157,9 +159,10 @@ class Backbone(nn.Module):
         """The clean sample by the model's own parametrisation."""
 
 
-def arguments(config: Mapping) -> dict:
-    """The arguments in a diffusers config, as JSON gives them back: without its own entries, lists for tuples."""
-    return json.loads(json.dumps({name: value for name, value in config.items() if not name.startswith("_")}))
+def arguments(cls: type, config: Mapping) -> dict:
+    """A class's arguments in a diffusers config, as JSON gives them back. Published ones may hold what is none any more."""
+    names = inspect.signature(cls.__init__).parameters
+    return json.loads(json.dumps({name: value for name, value in config.items() if name in names}))
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.refiner.backbones.base import Backbone, arguments
+from chopgrad_ns.refiner.backbones.base import Backbone
 from chopgrad_ns.refiner.backbones.families import FAMILIES
 from chopgrad_ns.refiner.backbones.wan import Wan
 
@@ -82,13 +82,9 @@ def fetched(source: str | Path, patterns: Sequence[str]) -> Path:
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(f"There is neither a folder {name} nor a public Hugging Face model of that name; give a folder, or an "
                         f"id such as {EXAMPLE}.") from error
-    except OSError as error:
+    except Exception as error:  # networks fail in ways of several libraries, with no class in common
         raise UserError(f"{name} is no folder here and could not be fetched from Hugging Face ({first_line(error)}); run "
-                        f"\"{_command(name)}\" where there is a network and give FOLDER instead.") from error
-
-
-def _command(name: str) -> str:
-    return f"hf download {name} --local-dir FOLDER --include model_index.json 'vae/*' 'transformer*/*' 'scheduler/*'"
+                        f"\"hf download {name} --local-dir FOLDER\" where there is a network and give FOLDER instead.") from error
 
 
 def _part(folder: Path, base: Path | None, name: str, source: str | Path,
@@ -102,8 +98,8 @@ def _part(folder: Path, base: Path | None, name: str, source: str | Path,
     for place, origin in places:
         if (place / "config.json").is_file():
             return place, origin
-    raise UserError(f"{folder} has no {name}/config.json; give a folder with the sub-folders vae and transformer, or a base "
-                    f"that has what it lacks, or fetch it again with \"{_command(EXAMPLE)}\" (with its own id).")
+    raise UserError(f"{folder} has no {name}/config.json; give a folder with the sub-folders vae and transformer (\"hf download "
+                    "ID --local-dir FOLDER\" makes one), or a base that has what it lacks.")
 
 
 def _family(folder: Path) -> type[Backbone]:
@@ -126,7 +122,8 @@ def _expert(folder: Path, timestep: int | None) -> str:
 def _scheduler(folder: Path, base: Path | None) -> dict:
     for place in (folder, base):
         if place is not None and (place / "scheduler" / "scheduler_config.json").is_file():
-            return arguments(read_json(place / "scheduler" / "scheduler_config.json"))
+            content = read_json(place / "scheduler" / "scheduler_config.json")
+            return {name: value for name, value in content.items() if not name.startswith("_")}
     return {}
 
 
