@@ -15,6 +15,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from safetensors.torch import save_file
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
@@ -106,12 +107,34 @@ def _write_index(folder: Path, pipeline: str, **entries) -> None:
 def _write_text_encoder(folder: Path, is_wan: bool) -> None:
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0)]
     pieces = [*special, *((word, -1.0) for word in WORDS), *((letter, -5.0) for letter in "abcdefghijklmnopqrstuvwxyz")]
+    (_write_tokenizer if is_wan else _write_sentencepiece)(folder / "tokenizer", pieces)
+    sizes = {"vocab_size": len(pieces), "d_model": TEXT_DIM, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    encoder = UMT5EncoderModel(UMT5Config(**sizes)) if is_wan else T5EncoderModel(T5Config(**sizes))
+    encoder.save_pretrained(folder / "text_encoder")
+
+
+def _write_tokenizer(folder: Path, pieces: list[tuple[str, float]]) -> None:
+    """As Wan's: `tokenizer.json`."""
     model = Tokenizer(models.Unigram(pieces, unk_id=2))
     model.normalizer = normalizers.NFKC()
     model.pre_tokenizer = pre_tokenizers.Metaspace()
     model.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    tokenizer.save_pretrained(folder / "tokenizer")
-    sizes = {"vocab_size": len(pieces), "d_model": TEXT_DIM, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    encoder = UMT5EncoderModel(UMT5Config(**sizes)) if is_wan else T5EncoderModel(T5Config(**sizes))
-    encoder.save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder)
+
+
+def _write_sentencepiece(folder: Path, pieces: list[tuple[str, float]]) -> None:
+    """As CogVideoX's: `spiece.model` and no `tokenizer.json`."""
+    model = sentencepiece_model_pb2.ModelProto()
+    for place, (piece, score) in enumerate(pieces):
+        kind = {0: 3, 1: 3, 2: 2}.get(place, 1)  # control, control, unknown, then ordinary ones
+        model.pieces.add(piece=piece, score=score, type=kind)
+    trainer = {"model_type": 1, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    for name, value in trainer.items():
+        setattr(model.trainer_spec, name, value)
+    model.normalizer_spec.name = "nmt_nfkc"
+    folder.mkdir()
+    (folder / "spiece.model").write_bytes(model.SerializeToString())
+    config = {"tokenizer_class": "T5Tokenizer", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>",
+              "extra_ids": 0, "legacy": True, "model_max_length": 226}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))

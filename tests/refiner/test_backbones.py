@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline, FlowMatchEulerDiscreteScheduler, WanPipeline
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+from peft import LoraConfig
 
 from chopgrad_ns.chopgrad import as_causal_decoder
 from chopgrad_ns.refiner.backbones import build, load
@@ -361,3 +362,23 @@ def test_half_the_bits(kind, folder):
     assert half.to_decoder(z).dtype == torch.bfloat16
     for full, rough in zip(*results):
         assert 0 < (full - rough).norm() < 0.05 * full.norm()
+
+
+def test_low_rank_updates_beside_frozen_weights_of_16_bits(backbone):
+    """What is trained has 32 bits, as mixed precision has it; a graph goes to it through checkpointed blocks."""
+    backbone.to(torch.bfloat16).requires_grad_(False)
+    backbone.condition_on(3)
+    backbone.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    for parameter in backbone.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    backbone.transformer.enable_gradient_checkpointing()
+    for autocast in (False, True):
+        backbone.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            clean = backbone.denoise(latents(backbone), backbone.default_timestep, prompt(backbone), noise(1, 3, 3, 4, 6))
+        clean.square().mean().backward()
+        assert clean.dtype == torch.float32
+        trained = {name: parameter for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+        assert all(parameter.grad.any() for parameter in trained.values()), [n for n, p in trained.items() if not p.grad.any()]
+        assert {name.split(".")[-3] for name in trained if "lora" in name} == {"lora_A", "lora_B"}

@@ -56,6 +56,7 @@ def test_wan_cleans_the_text_and_fills_up_with_zeros(wan):
 def test_cogvideox_encodes_all_its_tokens(cog):
     tokenizer = AutoTokenizer.from_pretrained(cog / "tokenizer")
     encoder = T5EncoderModel.from_pretrained(cog / "text_encoder")
+    assert tokenizer("a street").tokens() == ["▁a", "▁street", "</s>"] and not (cog / "tokenizer" / "tokenizer.json").exists()
     embeddings = []
     for text in (TEXT, ""):
         ids = tokenizer(text, padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt").input_ids

@@ -76,14 +76,14 @@ class Backbone(nn.Module):
     def condition_on(self, channels: int) -> None:
         """Add a layer `condition_embed` from conditions to tokens, which are added to the patch embedding's.
 
-        It starts at zero, so that at first a condition changes nothing.
+        It starts at zero, so that at first a condition changes nothing, and has 32 bits, since it is there to be trained.
         """
-        config, weight = self.transformer.config, next(self.transformer.parameters())
+        config = self.transformer.config
         width = config.num_attention_heads * config.attention_head_dim
         layer = nn.Conv3d(channels, width, self.patch_size, self.patch_size)
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-        self.condition_embed = layer.to(weight.device, self.transformer.dtype)
+        self.condition_embed = layer.to(next(self.transformer.parameters()).device)
 
     def encode(self, frames: Float[Tensor, "b 3 t h w"], features: bool = False
                ) -> Float[Tensor, "b c tz hz wz"] | tuple[Tensor, list[Float[Tensor, "b c2 t2 h2 w2"]]]:
@@ -136,9 +136,9 @@ class Backbone(nn.Module):
             return self._clean(z, self._output(z, timestep, prompt), timestep)
         if self.condition_embed is None:
             raise ValueError("this backbone takes no condition before condition_on(channels) was called")
-        tokens = self.condition_embed(condition.to(self.transformer.dtype))
+        tokens = self.condition_embed(condition.to(self.condition_embed.weight.dtype))
         patch_embed = self._patch_embed()
-        hook = in_this_thread(lambda _module, _inputs, output: self._with_tokens(output, tokens))
+        hook = in_this_thread(lambda _module, _inputs, output: self._with_tokens(output, tokens.to(output.dtype)))
         with _hooked([(patch_embed, hook)]):
             return self._clean(z, self._output(z, timestep, prompt), timestep)
 
