@@ -83,8 +83,8 @@ def fetched(source: str | Path, patterns: Sequence[str]) -> Path:
         raise UserError(f"There is neither a folder {name} nor a public Hugging Face model of that name; give a folder, or an "
                         f"id such as {EXAMPLE}.") from error
     except Exception as error:  # networks fail in ways of several libraries, with no class in common
-        raise UserError(f"{name} is no folder here and could not be fetched from Hugging Face ({first_line(error)}); run "
-                        f"\"hf download {name} --local-dir FOLDER\" where there is a network and give FOLDER instead.") from error
+        raise UserError(f"{name} is no folder here and could not be fetched from Hugging Face ({first_line(error)}); run \"hf "
+                        f"download {name} --local-dir FOLDER\" where there is a network and give FOLDER instead.") from error
 
 
 def _part(folder: Path, base: Path | None, name: str, source: str | Path,
@@ -98,8 +98,8 @@ def _part(folder: Path, base: Path | None, name: str, source: str | Path,
     for place, origin in places:
         if (place / "config.json").is_file():
             return place, origin
-    raise UserError(f"{folder} has no {name}/config.json; give a folder with the sub-folders vae and transformer (\"hf download "
-                    "ID --local-dir FOLDER\" makes one), or a base that has what it lacks.")
+    raise UserError(f"{folder} has no {name}/config.json; give a folder with the sub-folders vae and transformer (\"hf "
+                    "download ID --local-dir FOLDER\" makes one), or a base that has what it lacks.")
 
 
 def _family(folder: Path) -> type[Backbone]:
