@@ -73,7 +73,7 @@ def fetched(source: str | Path, patterns: Sequence[str]) -> Path:
         return folder
     if folder.is_file() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(f"{name} is neither a folder nor a Hugging Face id (owner/name); give a folder with the sub-folders "
-                        f"vae and transformer, or an id such as {EXAMPLE}.")
+                        f"vae and transformer, an id such as {EXAMPLE}, or \"tiny\" for the embedded refiner.")
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except GatedRepoError as error:
