@@ -26,8 +26,9 @@ WITH_MASKS = ("inpainting", "driving")
 
 
 def run(source: Annotated[Path, tyro.conf.Positional], output: Path, task: str = "artifact-removal", refiner: str = "tiny",
-        prompt: Optional[str] = None, fps: Optional[float] = None, given: Annotated[Given, Flat] = Given(),
-        trajectory: Annotated[Trajectory, Flat] = Trajectory(), passes: Annotated[Passes, Flat] = Passes()) -> None:
+        prompt: Optional[str] = None, parts: Optional[str] = None, fps: Optional[float] = None,
+        given: Annotated[Given, Flat] = Given(), trajectory: Annotated[Trajectory, Flat] = Trajectory(),
+        passes: Annotated[Passes, Flat] = Passes()) -> None:
     """Refine.
 
     Args:
@@ -39,6 +40,7 @@ def run(source: Annotated[Path, tyro.conf.Positional], output: Path, task: str =
         refiner: "tiny", a folder with a refiner or a video model, or the name of one; with --splat also "blend", which has
             learnt nothing: it moves each pixel half way to the photos warped there, as far as these can be believed
         prompt: text in place of the task's, where the refiner is a video model with a text encoder
+        parts: video model, folder or name, that parts which the refiner lacks are taken from
         fps: frames per second of the videos; by default the source's, and 12 where it has none
     """
     _check(trajectory, refiner, task, given, fps)
@@ -52,7 +54,7 @@ def run(source: Annotated[Path, tyro.conf.Positional], output: Path, task: str =
     jobs, pairs = _jobs(source, output, task, given, trajectory)
     for job in jobs:
         check_folder(job.folder)
-    model = load_model(refiner, task, prompt, passes.device, passes.precision)
+    model = load_model(refiner, task, prompt, parts, passes.device, passes.precision)
     begun = time.perf_counter()
     refine_all(jobs, model, windows, fps)
     seconds, frames = time.perf_counter() - begun, sum(job.clip.length for job in jobs)

@@ -75,18 +75,21 @@ class Model:
         return self.refiner.stream(read, job.clip.length, job.size, windows, progress)
 
 
-def load_model(refiner: str, task: str, prompt: str | None, device: str | None, precision: str | None) -> Model:
-    """A refiner, or "blend". Raises UserError where it cannot be had, is for another task, or has no use for a prompt."""
+def load_model(refiner: str, task: str, prompt: str | None, parts: str | None, device: str | None,
+               precision: str | None) -> Model:
+    """A refiner, or "blend". Raises UserError where it cannot be had, is for another task, or has a prompt already."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("There is no CUDA device here; leave --device out.")
     if refiner == "blend":
         return Model(None)
-    loaded = Refiner.from_pretrained(refiner, task=task, prompt=prompt)
-    if prompt is not None and (loaded.config.prompt["text"] != prompt or loaded.config.prompt["source"] == "zero"):
-        raise UserError(f"{refiner} has no text encoder to read a prompt with; leave --prompt out.")
-    if device is not None:
-        loaded.model.to(device)
-    loaded.precision = precision or ("bf16" if loaded.device.type == "cuda" else "fp32")
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    half = precision == "bf16" or (precision is None and where == "cuda")
+    loaded = Refiner.from_pretrained(refiner, task, prompt, parts=parts, dtype=torch.bfloat16 if half else None)
+    if prompt is not None and loaded.config.prompt["text"] != prompt:
+        raise UserError(f"{refiner} was made with the prompt {loaded.config.prompt['text']!r} and has no text encoder for "
+                        "another; leave --prompt out.")
+    loaded.model.to(where)
+    loaded.precision = "bf16" if half else "fp32"
     return Model(loaded)
 
 

@@ -28,6 +28,7 @@ from chopgrad_ns.refiner.windows import Windows
 from tests.cli.refusals import refused
 from tests.data.videos import numbered, write_file
 from tests.refiner.clips import pair, stir
+from tests.refiner.published import write_published
 
 COUNT, HEIGHT, WIDTH = 18, 24, 32
 CUT = ["--window", "13", "--overlap", "4", "--tile", "16x24", "--tile-overlap", "6"]
@@ -195,6 +196,20 @@ def test_a_folder_of_pairs(refiners, pairs, tmp_path, capsys, task, names):
     assert sorted(json.loads(said.read_text())["per_clip"]) == names
 
 
+@pytest.mark.parametrize("kind", ["wan2.1", "cogvideox1.5"])
+def test_a_published_model_with_a_prompt(sources, tmp_path, kind):
+    """Windows and tiles are on the grids of its own: clips of 4k + 1 and 8k + 1 frames."""
+    base, refined = write_published(tmp_path / kind, kind, text_encoder=True), {}
+    cut = ["--task", "super-resolution", "--size", "48x60", "--window", 17, "--overlap", 4, "--tile", "32x32"]
+    for name, options in {"": [], "other": ["--prompt", "a street"], "half": ["--precision", "bf16"]}.items():
+        run(sources / "frames", tmp_path / f"out{name}", "--refiner", base, *cut, *options)
+        refined[name] = written(tmp_path / f"out{name}")
+    given = read_frames(sources / "frames")[1]
+    expected = Refiner.from_pretrained(base, "super-resolution")(Clip(given), (48, 60), Windows(17, 4, (32, 32)))
+    torch.testing.assert_close(refined[""], expected, atol=BITS, rtol=0)
+    assert (refined["other"] - refined[""]).abs().max() > 0 and 0 < (refined["half"] - refined[""]).abs().mean() < 0.05
+
+
 def test_bf16_is_nearly_the_same(refiners, sources, tmp_path):
     for precision in ("bf16", "fp32"):
         run(sources / "video.mp4", tmp_path / precision, "--refiner", refiners / "artifact-removal", "--precision", precision)
@@ -256,7 +271,7 @@ def test_what_is_damaged_leaves_nothing_or_what_was_there(refiners, sources, tmp
     (["--longest-side", "480"], "--longest-side is for a splat"),
     (["--splat", "x.ply", "--photos", "y"], "--photos is for plain videos"),
     (["--device", "cuda"], "There is no CUDA device here"),
-    (["--prompt", "a red car"], "tiny has no text encoder"),
+    (["--prompt", "a red car"], "tiny was made with the prompt '' and has no text encoder"),
 ])
 def test_refusals(sources, tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
