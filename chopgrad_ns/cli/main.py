@@ -16,7 +16,7 @@ COMMANDS = {
     "pairs": "make degraded/clean pairs from captures, drives, sample worlds and plain videos",
     "finetune": "fine-tune a video refiner on pairs with pixel losses through its causal decoder",
     "render": "draw a splat along a trajectory, frame by frame to disk",
-    "refine": "render a splat along a trajectory and refine the frames in one step",
+    "refine": "refine a video, a splat along a trajectory, or a folder of pairs, in one step",
     "splat": "tell what splat files hold; merge, move, crop and convert them (PLY, compressed PLY, SPZ)",
     "evaluate": "compare frames, videos or folders of clips with the truth",
     "profile": "measure memory, time and gradient errors of backpropagation through a causal video decoder",

@@ -39,9 +39,12 @@ def video_writer(path: Path, fps: float) -> Iterator[Callable[[Float[Tensor, "3 
         padded = torch.nn.functional.pad(frame[None], (0, width % 2, 0, height % 2), mode="replicate")
         writer.append_data(_bytes(padded)[0])
 
+    writer = imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2)
     try:
-        with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
+        try:
             yield add
+        finally:
+            writer.close()  # which `with` leaves out after an error; ffmpeg would go on, and bring the file back
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

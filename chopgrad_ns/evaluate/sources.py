@@ -1,6 +1,7 @@
 """Predictions, truths, masks and actor ids on disk, matched by name, one clip in memory at a time.
 
-A clip is a folder of frames, or one with `frames/` in it as `chopgrad refine` writes, or a video file. Masks are clips
+A clip is a folder of frames, or one with `frames/` in it as `chopgrad refine` writes, or a video file, or a pair as `chopgrad
+pairs` writes them, which stands for its clean frames. Masks are clips
 too: pixels over half brightness in any colour are inside. Actor ids are folders of 8-bit PNG with one channel (grey or
 palette), whose values are the ids.
 """
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.data.plain_videos import SUFFIXES, open_video
+from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.data.video import PICTURES, frame_files, read_frames
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.metrics import Frames, Mask
@@ -152,6 +154,9 @@ def _check(path: Path, names: list[str] | None, frames: Tensor, other: Path, oth
 
 def _read(path: Path) -> tuple[list[str] | None, Frames]:
     """Names and frames of a clip; None for names of a video's."""
+    if (path / "pair.json").is_file():
+        clean = StoredPair(path).read().clean
+        return [f"{number:05d}" for number in range(len(clean))], clean
     return read_frames(_frames_of(path)) if path.is_dir() else (None, open_video(path).read())
 
 

@@ -15,7 +15,6 @@ from chopgrad_ns.refiner.backbones import Backbone
 from chopgrad_ns.refiner.condition import ConditionEncoder, PhotoAttention, pool_time, small_photos
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.decoder import HEAD, BlendHead, RefinerDecoder
-from chopgrad_ns.refiner.exposure import matched
 from chopgrad_ns.refiner.rates import Rate, block_rates, steps_of
 from chopgrad_ns.refiner.tasks import task_named
 
@@ -24,8 +23,8 @@ from chopgrad_ns.refiner.tasks import task_named
 class Batch:
     """B clips of T = k · frame_step + 1 frames at a padded size; pictures in 0…1.
 
-    `extra` is the task's; `gate` says where the output may differ from the input; `references` are as the frames are
-    exposed; `photos`, if any, are those of all clips, each with as many.
+    `extra` is the task's; `gate` says where the output may differ from the input; `photos`, if any, are those of all
+    clips, each with as many.
     """
 
     frames: Float[Tensor, "b t 3 h w"]
@@ -195,12 +194,11 @@ def collate(clips: list[Clip], config: RefinerConfig, backbone: Backbone) -> Bat
 
     one = lambda clip: torch.ones_like(clip.frames[:, :1])  # noqa: E731
     gates = [task.gate(clip) for clip in clips]
-    frames, masks = of("frames", one), of("reference_masks", none(1))
-    references = matched(of("references", none(3)), frames[:, :, None], masks)
     photos = [clip.photos for clip in clips]
     return Batch(
-        frames=frames, extra=stack([task.extra(clip) for clip in clips]), alpha=of("alpha", one), references=references,
-        gate=stack([one(clip) if gate is None else gate for clip, gate in zip(clips, gates)]), masks=masks,
+        frames=of("frames", one), extra=stack([task.extra(clip) for clip in clips]), alpha=of("alpha", one),
+        references=of("references", none(3)), masks=of("reference_masks", none(1)),
+        gate=stack([one(clip) if gate is None else gate for clip, gate in zip(clips, gates)]),
         photos=None if any(value is None for value in photos) else torch.stack(photos))
 
 

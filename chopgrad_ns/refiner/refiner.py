@@ -182,7 +182,12 @@ class Refiner:
         Raises:
             UserError: for a clip that the task cannot take, or with values that are not finite.
         """
-        return torch.stack(list(self.stream(clip.__getitem__, len(clip), size, windows)))
+        refined = clip.frames
+        for number, frame in enumerate(self.stream(clip.__getitem__, len(clip), size, windows)):
+            if not number:
+                refined = frame.new_empty(len(clip), *frame.shape)
+            refined[number] = frame
+        return refined
 
     def stream(self, read: Callable[[slice], Clip], length: int, size: tuple[int, int] | None = None,
                windows: Windows = Windows(), progress: Callable[[int, int], None] | None = None

@@ -11,6 +11,8 @@ from PIL import Image
 
 from chopgrad_ns.cli import evaluate as evaluate_command
 from chopgrad_ns.cli.main import main
+from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.data.stored import save_pair
 from chopgrad_ns.data.video import write_frames, write_video
 from chopgrad_ns.evaluate import METRICS, evaluate_clip, frechet_distance, interval_of_mean, interval_of_series
 from chopgrad_ns.evaluate.distributions import DISTRIBUTION_METRICS
@@ -52,6 +54,15 @@ def evaluate(folder, *options, code=None, output=True, paths=("predicted", "trut
             main([str(argument) for argument in arguments])
         assert caught.value.code == code
     return json.loads((folder / "out.json").read_text()) if output else None
+
+
+def test_pairs_stand_for_their_clean_frames(folders):
+    """What `chopgrad refine PAIRS` wrote is compared with the pairs themselves."""
+    for index, name in enumerate("abcd"):
+        _, truth = noisy_clip(3 + index, (40, 48), seed=index)
+        save_pair(Pair(Clip(truth), truth, name), folders / "pairs" / name)
+    expected = evaluate(folders, *QUICK)
+    assert evaluate(folders, *QUICK, paths=("predicted", "pairs"))["regions"] == expected["regions"]
 
 
 def test_help_names_all_metrics():

@@ -1,12 +1,14 @@
 """Videos and folders of frames come back as they were written."""
 
+import time
+
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from chopgrad_ns.data.video import frame_files, read_frames, side_by_side, write_frames, write_video
+from chopgrad_ns.data.video import frame_files, read_frames, side_by_side, video_writer, write_frames, write_video
 from chopgrad_ns.errors import UserError
 from tests.worlds import plane_cameras, plane_photos
 
@@ -80,3 +82,12 @@ def test_names_of_letters_and_digits_are_ordered(tmp_path):
 
 def test_hidden_files_are_no_frames(tmp_path):
     assert listed(tmp_path, ["00000.png", "._00000.png", ".hidden.jpg", "note.txt"]) == ["00000.png"]
+
+
+def test_nothing_is_left_of_a_video_that_was_not_finished(tmp_path):
+    with pytest.raises(RuntimeError, match="stop"), video_writer(tmp_path / "video.mp4", 25) as add:
+        add(torch.rand(3, 64, 64))
+        raise RuntimeError("stop")
+    for _ in range(20):  # an encoder that went on would write its file a little later
+        assert not list(tmp_path.iterdir())
+        time.sleep(0.05)

@@ -67,6 +67,14 @@ def test_depth_has_no_unit():
     assert not task.extra(task.prepare(empty))[:, 1].any()
 
 
+def test_photos_are_taken_as_the_frames_are_exposed():
+    clip = pair().degraded
+    task = task_named("artifact-removal")
+    usual, bright = (task.prepare(replace(clip, references=clip.references * gain)).references for gain in (1.0, 1.3))
+    seen = clip.reference_masks.expand_as(usual) > 0
+    assert (bright - usual)[seen].abs().mean() < 0.2 * (0.3 * clip.references)[seen].abs().mean()
+
+
 def test_what_a_splat_does_not_show_is_not_learnt():
     example = pair(frames=2)
     example.degraded.alpha[:, :, :5] = 0.4

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from chopgrad_ns.data.clip import Clip
+from chopgrad_ns.refiner.exposure import matched
 from chopgrad_ns.refiner.tasks.base import Task
 
 
@@ -26,11 +27,12 @@ class ArtifactRemoval(Task):
         return pair.scale == (1, 1) and "mask" not in pair.carries
 
     def prepare(self, clip, size=None):
-        """Depth in units of its median in the clip: scenes have no common scale."""
-        if clip.depth is None:
-            return clip
-        seen = clip.depth > 0
-        return replace(clip, depth=clip.depth / clip.depth[seen].median()) if seen.any() else clip
+        """Depth in units of its median in the clip, for scenes have no common scale; photos as the frames are exposed."""
+        if clip.depth is not None and (seen := clip.depth > 0).any():
+            clip = replace(clip, depth=clip.depth / clip.depth[seen].median())
+        if clip.references is not None:
+            clip = replace(clip, references=matched(clip.references, clip.frames[:, None], clip.reference_masks))
+        return clip
 
     def extra(self, clip):
         """Alpha, and nearness 1 / (1 + depth), 0 where there is no depth."""
