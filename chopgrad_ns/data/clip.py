@@ -21,8 +21,8 @@ class Clip:
     `frames` [T, 3, H, W] in 0…1; `alpha` [T, 1, H, W] in 0…1, opacity of the splat; `depth` [T, 1, H, W], z
     in world units, 0 where empty; `mask` [T, 1, H, W] in 0…1; `references` [T, R, 3, H, W] in 0…1, photos
     warped into each frame, and `reference_masks` [T, R, 1, H, W] in 0…1, how far each warped pixel can be
-    believed; `actor_ids` [T, 1, H, W], uint8, 0 for the background. Shapes are checked when a clip is made
-    (ValueError).
+    believed; `actor_ids` [T, 1, H, W], uint8, 0 for the background; `photos` [P, 3, h, w] in 0…1, photos of the same
+    place that are not aligned with the frames, of any size. Shapes are checked when a clip is made (ValueError).
     """
 
     frames: Float[Tensor, "t 3 h w"]
@@ -33,6 +33,7 @@ class Clip:
     references: Float[Tensor, "t r 3 h w"] | None = None
     reference_masks: Float[Tensor, "t r 1 h w"] | None = None
     actor_ids: UInt8[Tensor, "t 1 h w"] | None = None
+    photos: Float[Tensor, "p 3 h2 w2"] | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[1] != 3 or not len(self.frames):
@@ -51,6 +52,8 @@ class Clip:
                 raise ValueError(f"references {tuple(self.references.shape)} and reference_masks "
                                  f"{tuple(self.reference_masks.shape)} do not fit frames "
                                  f"{tuple(self.frames.shape)}")
+        if self.photos is not None and (self.photos.ndim != 4 or self.photos.shape[1] != 3):
+            raise ValueError(f"photos have shape {tuple(self.photos.shape)}, not [P, 3, h, w]")
         cameras = self.cameras
         if cameras is not None and (len(cameras), cameras.height, cameras.width) != (count, height, width):
             raise ValueError(f"{len(cameras)} cameras of {cameras.width}×{cameras.height} do "
@@ -60,19 +63,21 @@ class Clip:
         return len(self.frames)
 
     def __getitem__(self, frames: slice) -> Clip:
-        """Some of the frames, everything cut alike."""
-        return Clip(*(None if value is None else value[frames] for value in self._values()))
+        """Some of the frames, everything cut alike; photos belong to all of them."""
+        return self._each(lambda name, value: value if name == "photos" else value[frames])
 
     def to(self, *args, **kwargs) -> Clip:
         """Move or cast, as `Tensor.to`; ids are moved only."""
-        moved = [None if value is None or value is self.actor_ids else value.to(*args, **kwargs)
-                 for value in self._values()]
-        if self.actor_ids is not None:
-            moved[-1] = self.actor_ids.to(moved[0].device)
-        return Clip(*moved)
+        device = self.frames.to(*args, **kwargs).device
+        return self._each(lambda name, value: value.to(device) if name == "actor_ids" else value.to(*args, **kwargs))
 
-    def _values(self) -> list:
-        return [getattr(self, field.name) for field in fields(self)]
+    @property
+    def carries(self) -> frozenset[str]:
+        """Names of what there is."""
+        return frozenset(field.name for field in fields(self) if getattr(self, field.name) is not None)
+
+    def _each(self, change) -> Clip:
+        return Clip(**{name: change(name, getattr(self, name)) for name in self.carries})
 
 
 @dataclass
@@ -111,6 +116,11 @@ class Pair:
     def size(self) -> tuple[int, int]:
         """Height and width of the clean frames, pixels."""
         return tuple(self.clean.shape[-2:])
+
+    @property
+    def carries(self) -> frozenset[str]:
+        """Names of what the degraded clip has."""
+        return self.degraded.carries
 
     @property
     def reference_count(self) -> int:

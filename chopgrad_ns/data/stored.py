@@ -86,6 +86,11 @@ class StoredPair:
         """How much higher and wider the clean frames are than the degraded ones."""
         return tuple(clean / low for clean, low in zip(self.size, self._shape("frames")[-2:]))
 
+    @property
+    def carries(self) -> frozenset[str]:
+        """Names of what the degraded clip has beside its frames and cameras, and of what belongs to the pair."""
+        return frozenset(self._arrays)
+
     @cached_property
     def reference_count(self) -> int:
         """References of each frame."""

@@ -1,38 +1,40 @@
-"""Features of what goes with a render: alpha, depth, and photos warped into the view."""
+"""Features of what goes with a clip's frames: alpha, depth or mask, and photos, warped into the view or not."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+PHOTO_SIDE = 256
+"""Longest side, in pixels, at which photos that are not aligned are looked at."""
+
 
 class ConditionEncoder(nn.Module):
-    """Per-frame features at full, half and quarter resolution.
+    """Per-frame features at full, half, … resolution, one level for each of `channels`.
 
-    References are a set: each goes through the same layers, and mean and maximum over them go on, so any
-    number (none included) in any order will do. Frames are kept apart; time is the causal decoder's business.
+    References are a set: each goes through the same layers, and mean and maximum over them go on, so any number (none
+    included) in any order will do. Frames are kept apart; time is the causal decoder's business.
     """
 
-    def __init__(self, channels: list[int]):
+    def __init__(self, extra: int, channels: list[int]):
         super().__init__()
-        full, half, low = channels
-        self.base = nn.Conv2d(5, full, 3, padding=1)
-        self.reference = nn.Conv2d(9, full, 3, padding=1)
+        full = channels[0]
+        self.base = nn.Conv2d(3 + extra, full, 3, padding=1)
+        self.reference = nn.Conv2d(3 + extra + 4, full, 3, padding=1)
         self.mix = nn.Conv2d(3 * full, full, 1)
         self.to_full = nn.Conv2d(full, full, 3, padding=1)
-        self.to_half = nn.Sequential(nn.Conv2d(full, half, 3, stride=2, padding=1), nn.SiLU(),
-                                  nn.Conv2d(half, half, 3, padding=1), nn.SiLU())
-        self.to_low = nn.Sequential(nn.Conv2d(half, low, 3, stride=2, padding=1), nn.SiLU(),
-                                 nn.Conv2d(low, low, 3, padding=1), nn.SiLU())
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(wide, narrow, 3, stride=2, padding=1), nn.SiLU(),
+                          nn.Conv2d(narrow, narrow, 3, padding=1), nn.SiLU())
+            for wide, narrow in zip(channels, channels[1:]))
 
-    def forward(self, render: Float[Tensor, "n 3 h w"], alpha: Float[Tensor, "n 1 h w"],
-                nearness: Float[Tensor, "n 1 h w"], residuals: Float[Tensor, "n r 3 h w"],
+    def forward(self, frames: Float[Tensor, "n 3 h w"], extra: Float[Tensor, "n e h w"], residuals: Float[Tensor, "n r 3 h w"],
                 masks: Float[Tensor, "n r 1 h w"]) -> list[Tensor]:
-        """Features [n, c, h/s, w/s] for s = 1, 2, 4.
+        """Features [n, c, h/s, w/s] for s = 1, 2, 4, …
 
-        Pictures are in 0…1; `residuals` are masked differences warped photo − render, in −1…1.
+        Pictures are in 0…1; `residuals` are masked differences warped photo − frame, in −1…1.
         """
-        base = torch.cat([render, alpha, nearness], dim=1)
+        base = torch.cat([frames, extra], dim=1)
         x = F.silu(self.base(base))
         count = residuals.shape[1]
         if count:
@@ -42,16 +44,39 @@ class ConditionEncoder(nn.Module):
         else:
             summary = x.new_zeros(len(x), 2 * x.shape[1], *x.shape[2:])
         x = F.silu(self.mix(torch.cat([x, summary], dim=1)))
-        full = x + F.silu(self.to_full(x))
-        half = self.to_half(full)
-        return [full, half, self.to_low(half)]
+        features = [x + F.silu(self.to_full(x))]
+        for layer in self.down:
+            features.append(layer(features[-1]))
+        return features
 
 
-def nearness(depth: Float[Tensor, "t 1 h w"]) -> Float[Tensor, "t 1 h w"]:
-    """Inverse depth relative to the clip's median, squashed to 0…1; 0 where there is no depth."""
-    seen = depth > 0
-    median = depth[seen].median() if seen.any() else depth.new_tensor(1.0)
-    return torch.where(seen, median / (median + depth.clamp_min(1e-6)), torch.zeros_like(depth))
+class PhotoAttention(nn.Module):
+    """Latent-resolution features of a clip look at photos that nothing aligns with it; what they find is added, at first 0.
+
+    Photos are encoded by the clip's own `ConditionEncoder`, as frames without anything beside them.
+    """
+
+    def __init__(self, channels: int, heads: int = 4):
+        super().__init__()
+        self.heads = heads if channels % heads == 0 else 1
+        self.query, self.key, self.value, self.out = (nn.Linear(channels, channels) for _ in range(4))
+        self.norm_clip, self.norm_photos = nn.LayerNorm(channels), nn.LayerNorm(channels)
+
+    def forward(self, x: Float[Tensor, "b s c h w"], photos: Float[Tensor, "b p c h2 w2"]) -> Float[Tensor, "b s c h w"]:
+        tokens = self.norm_clip(x.permute(0, 1, 3, 4, 2).flatten(1, 3))
+        seen = self.norm_photos(photos.permute(0, 1, 3, 4, 2).flatten(1, 3))
+        split = lambda y: y.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731
+        found = F.scaled_dot_product_attention(split(self.query(tokens)), split(self.key(seen)), split(self.value(seen)))
+        found = self.out(found.transpose(1, 2).flatten(2))
+        return x + found.view(*x.shape[:2], *x.shape[3:], -1).permute(0, 1, 4, 2, 3)
+
+
+def small_photos(photos: Float[Tensor, "p 3 h w"], multiple: int) -> Float[Tensor, "p 3 h2 w2"]:
+    """At most `PHOTO_SIDE` on the longer side, sides multiples of `multiple`."""
+    height, width = photos.shape[-2:]
+    share = min(1.0, PHOTO_SIDE / max(height, width))
+    size = [max(multiple, round(side * share / multiple) * multiple) for side in (height, width)]
+    return F.interpolate(photos, size, mode="bilinear", antialias=True)
 
 
 def pool_time(x: Float[Tensor, "b t c h w"], factor: int) -> Float[Tensor, "b c s h w"]:

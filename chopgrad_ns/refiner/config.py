@@ -5,55 +5,53 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal, get_args
 
 from chopgrad_ns.errors import UserError
 
-FORMAT = 1
-TASKS = ("artifact-removal",)
+FORMAT = 2
+Output = Literal["correct", "decode", "residual"]
 
 
-def _tiny_vae() -> dict:
-    return {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 8, "dim_mult": [1, 2, 4], "num_res_blocks": 1,
-            "attn_scales": [], "temperal_downsample": [True, True], "latents_mean": [0.0] * 8,
-            "latents_std": [1.0] * 8, "out_channels": 8}
-
-
-def _tiny_transformer() -> dict:
-    return {"patch_size": [1, 2, 2], "num_attention_heads": 4, "attention_head_dim": 24, "in_channels": 16,
-            "out_channels": 8, "text_dim": 16, "freq_dim": 32, "ffn_dim": 256, "num_layers": 2,
-            "rope_max_seq_len": 256}
+def tiny_backbone() -> dict:
+    """Wan2.1's architecture at the size of the embedded refiner; the decoder puts out features, three of them colours."""
+    vae = {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 8, "dim_mult": [1, 2, 4], "num_res_blocks": 1, "attn_scales": [],
+           "temperal_downsample": [True, True], "latents_mean": [0.0] * 8, "latents_std": [1.0] * 8, "out_channels": 8}
+    transformer = {"patch_size": [1, 2, 2], "num_attention_heads": 4, "attention_head_dim": 24, "in_channels": 8,
+                   "out_channels": 8, "text_dim": 16, "freq_dim": 32, "ffn_dim": 256, "num_layers": 2,
+                   "rope_max_seq_len": 256}
+    return {"family": "wan", "vae": vae, "transformer": transformer, "scheduler": {}}
 
 
 @dataclass
 class RefinerConfig:
-    """Architecture of a refiner; `vae` and `transformer` are the arguments of diffusers' classes."""
+    """Architecture of a refiner, and where what it was made from is."""
 
     task: str = "artifact-removal"
-    vae: dict = field(default_factory=_tiny_vae)
-    """of AutoencoderKLWan; its first three output channels are a colour correction, all feed the head"""
-    transformer: dict = field(default_factory=_tiny_transformer)
-    """of WanTransformer3DModel; takes latents and as many channels of conditioning"""
-    condition_channels: list[int] = field(default_factory=lambda: [12, 24, 32])
-    """features of the conditioning at full, half and latent resolution"""
+    backbone: dict = field(default_factory=tiny_backbone)
+    """family, and the arguments of diffusers' classes, as `backbones.build` takes them"""
+    base: str | None = None
+    """Hugging Face id or folder of the published model that tensors which are not stored come from; None: all are stored"""
     timestep: int = 250
-    """of 1000: the degraded clip's latent is taken for the noisy sample at this step"""
+    """0…999: the degraded clip's latent is taken for the noisy sample at this step"""
+    prompt: dict = field(default_factory=lambda: {"text": "", "source": "zero"})
+    """what the prompt embedding says, and whether it is zero, or the text encoder's, or was stored with the base"""
     prompt_tokens: int = 1
-    """length of the prompt embedding, which is zero: this task has no text"""
+    output: Output = "correct"
+    """the picture before the head: the input, which the decoder's first channels correct within bounds ("correct"); what is
+    decoded ("decode"); or input + decoded(refined latent) − decoded(latent of the input) ("residual")"""
+    condition_channels: list[int] = field(default_factory=lambda: [12, 24, 32])
+    """features of the conditioning at full, half, … and latent resolution"""
+    skips: bool = True
+    """whether the autoencoder's encoder hands its features to the decoder"""
+    lora: dict = field(default_factory=lambda: {"transformer": None, "decoder": None})
+    """rank and alpha of low-rank updates of each, where it has any"""
 
-    @property
-    def sigma(self) -> float:
-        """Noise level of flow matching at the timestep."""
-        return self.timestep / 1000
-
-    @property
-    def spatial_factor(self) -> int:
-        """Width and height are padded to a multiple of this: latent compression times transformer patch."""
-        return 2 ** (len(self.vae["dim_mult"]) - 1) * self.transformer["patch_size"][-1]
-
-    @property
-    def temporal_factor(self) -> int:
-        """A clip is padded to a multiple of this, plus one."""
-        return 2 ** sum(self.vae["temperal_downsample"])
+    def __post_init__(self) -> None:
+        if self.output not in get_args(Output):
+            raise UserError(f"There is no output {self.output!r}; choose one of {', '.join(get_args(Output))}.")
+        if not 0 <= self.timestep <= 999:
+            raise UserError(f"The timestep is {self.timestep}; give one from 0 to 999.")
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2)
@@ -67,5 +65,5 @@ class RefinerConfig:
                 raise ValueError("it was written by another version")
             return cls(**content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} does not describe a refiner ({error}); give a folder that chopgrad "
+            raise UserError(f"{path} does not describe a refiner ({str(error).rstrip('.')}); give a folder that chopgrad "
                             "finetune wrote.") from error

@@ -1,134 +1,216 @@
-"""A latent video diffusion model of the Wan2.1 architecture as a single-step video-to-video refiner."""
+"""A latent video diffusion model as a single-step video-to-video refiner."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from chopgrad_ns.chopgrad import as_causal_decoder
-from chopgrad_ns.refiner.condition import ConditionEncoder, pool_time
+from chopgrad_ns.data.clip import Clip
+from chopgrad_ns.refiner.backbones import Backbone
+from chopgrad_ns.refiner.condition import ConditionEncoder, PhotoAttention, pool_time, small_photos
 from chopgrad_ns.refiner.config import RefinerConfig
-from chopgrad_ns.refiner.decoder import BlendHead, RefinerDecoder
+from chopgrad_ns.refiner.decoder import HEAD, BlendHead, RefinerDecoder
+from chopgrad_ns.refiner.exposure import matched
+from chopgrad_ns.refiner.rates import Rate, block_rates, steps_of
+from chopgrad_ns.refiner.tasks import task_named
 
 
 @dataclass
 class Batch:
-    """B clips of T = 4k + 1 frames at a padded size; pictures in 0…1.
+    """B clips of T = k · frame_step + 1 frames at a padded size; pictures in 0…1.
 
-    `render` [B, T, 3, H, W]; `alpha`, `nearness` [B, T, 1, H, W]; `references` [B, T, R, 3, H, W]; `masks`
-    [B, T, R, 1, H, W].
+    `extra` is the task's; `gate` says where the output may differ from the input; `references` are as the frames are
+    exposed; `photos`, if any, are those of all clips, each with as many.
     """
 
-    render: Float[Tensor, "b t 3 h w"]
+    frames: Float[Tensor, "b t 3 h w"]
+    extra: Float[Tensor, "b t e h w"]
+    gate: Float[Tensor, "b t 1 h w"]
     alpha: Float[Tensor, "b t 1 h w"]
-    nearness: Float[Tensor, "b t 1 h w"]
     references: Float[Tensor, "b t r 3 h w"]
     masks: Float[Tensor, "b t r 1 h w"]
+    photos: Float[Tensor, "b p 3 h2 w2"] | None = None
 
     @property
     def residuals(self) -> Float[Tensor, "b t r 3 h w"]:
         """What the photos would change, where they can be believed."""
-        return self.masks * (self.references - self.render[:, :, None])
+        return self.masks * (self.references - self.frames[:, :, None])
+
+
+@dataclass
+class Prediction:
+    """What goes into the decoder, and what should come of it before.
+
+    `z`: refined latents, normalised; `latents`: the same in the decoder's own space; `side`: what each group gets beside.
+    """
+
+    z: Float[Tensor, "b c tz hz wz"]
+    latents: Float[Tensor, "b c tz hz wz"]
+    side: list[dict[str, Tensor]]
 
 
 class RefinerModel(nn.Module):
-    """Encoder → one transformer step → causal decoder with skips and a bounded head.
+    """Encoder → one transformer step → causal decoder with features beside its blocks and a bounded head.
 
-    The latent z of the degraded clip stands for the noisy sample at a fixed timestep; with flow matching's
-    velocity v, x0 = z − σ·v in one step. Conditioning enters the transformer beside z, and the decoder's
-    blocks, through convolutions that start at zero. So do the last layers of transformer and decoder: an untrained
-    refiner changes nothing but for the head's slight blend towards the photos.
+    The latent of the degraded clip stands for the noisy sample at a fixed timestep; the backbone's own parametrisation
+    gives the clean one. All that goes with the frames enters through layers that start at zero: beside the transformer's
+    tokens, beside the decoder's blocks, and in the head.
     """
 
-    def __init__(self, config: RefinerConfig):
+    def __init__(self, config: RefinerConfig, backbone: Backbone):
         super().__init__()
-        self.config = config
-        self.vae = AutoencoderKLWan(**config.vae)
-        patch_size = tuple(config.transformer["patch_size"])
-        self.transformer = WanTransformer3DModel(**{**config.transformer, "patch_size": patch_size})
-        full, half, low = config.condition_channels
-        self.condition = ConditionEncoder(config.condition_channels)
-        self.to_transformer = nn.Conv3d(low, config.vae["z_dim"], 1)
-        self.head = BlendHead(config.vae["out_channels"], full)
-        self.decoder = RefinerDecoder(as_causal_decoder(self.vae), self.head)
-        widths = _block_widths(self.vae)
-        # Which features, pooled to which rate in time, meet which block of the decoder.
-        self.plan = {"mid_block": (2, 4), "up_blocks.0": (1, 2), "up_blocks.1": (0, 1)}
-        self.skips = nn.ModuleDict({
-            name.replace(".", "_"): nn.Conv3d((full, half, low)[level], widths[name], 1)
-            for name, (level, _) in self.plan.items()})
-        last = (self.to_transformer, self.transformer.proj_out, self.vae.decoder.conv_out)
-        for layer in [*self.skips.values(), *last]:
+        self.config, self.backbone = config, backbone
+        channels, extra = config.condition_channels, task_named(config.task).extra_channels
+        if 2 ** (len(channels) - 1) != backbone.latent_factor:
+            raise ValueError(f"{len(channels)} levels of conditioning end at {2 ** (len(channels) - 1)} pixels, and a latent "
+                             f"has {backbone.latent_factor}")
+        self.condition, self.photo_attention = ConditionEncoder(extra, channels), PhotoAttention(channels[-1])
+        backbone.condition_on(channels[-1])
+        inner = as_causal_decoder(backbone.vae)
+        self.blocks = block_rates(inner, backbone.vae)
+        level = {2**k: k for k in range(len(channels))}
+        self.levels = {name: level[rate.pixels] for name, rate in self.blocks.items() if rate.pixels in level}
+        encoded = {Rate(c, t, s): k for k, (c, t, s) in enumerate(backbone.feature_shapes)} if config.skips else {}
+        self.encoded = {name: k for name, rate in self.blocks.items() for found, k in encoded.items()
+                        if (found.frames, found.pixels) == (rate.frames, rate.pixels)}
+        self.injections = nn.ModuleDict({
+            "condition": self._into_blocks({name: channels[k] for name, k in self.levels.items()}),
+            "encoder": self._into_blocks({name: backbone.feature_shapes[k][0] for name, k in self.encoded.items()})})
+        vae = backbone.vae.config
+        decoded = vae.out_channels // (getattr(vae, "patch_size", None) or 1) ** 2
+        self.head = BlendHead(decoded, channels[0], config.output)
+        self.decoder = RefinerDecoder(inner, self.head, self.injections)
+        self.register_buffer("prompt", torch.zeros(config.prompt_tokens, backbone.prompt_shape[1]))
+        self._start_at_zero()
+
+    def _into_blocks(self, channels: dict[str, int]) -> nn.ModuleDict:
+        """1×1 convolutions of so many channels to the width of each block."""
+        return nn.ModuleDict({name.replace(".", "/"): nn.Conv3d(count, self.blocks[name].channels, 1)
+                              for name, count in channels.items()})
+
+    def _start_at_zero(self) -> None:
+        last = [*self.injections["condition"].values(), *self.injections["encoder"].values(), self.photo_attention.out]
+        if self.config.output == "correct":
+            # No published weights: a backbone whose last layers are zero corrects nothing.
+            last += [self.backbone.transformer.proj_out, self.backbone.vae.decoder.conv_out]
+        for layer in last:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        self.register_buffer("prompt", torch.zeros(config.prompt_tokens, config.transformer["text_dim"]))
-        # On the CPU, 3D convolutions of few channels run backward 2.5 times as fast in this layout.
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-                is_3d = isinstance(module, nn.Conv3d)
-                module.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)
 
-    def latents_and_side(self, batch: Batch) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Refined latents [B, z, Tz, H/4, W/4] in the decoder's space, and what groups get beside them."""
+    def encode(self, frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b c tz hz wz"]:
+        """Normalised latents of pictures in 0…1."""
+        return self.backbone.encode(2 * frames.transpose(1, 2) - 1)
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Everything up to the decoder."""
         features = self._features(batch)
-        z = self.vae.encode(2 * batch.render.transpose(1, 2) - 1).latent_dist.mode()
-        mean, std = (z.new_tensor(self.config.vae[name]).view(1, -1, 1, 1, 1)
-                     for name in ("latents_mean", "latents_std"))
-        z = (z - mean) / std
-        condition = self.to_transformer(pool_time(features[2], self.config.temporal_factor))
-        timestep = torch.full((len(z),), self.config.timestep, device=z.device)
+        encoded: list[Tensor] = []
+        if self.encoded:
+            z, encoded = self.backbone.encode(2 * batch.frames.transpose(1, 2) - 1, features=True)
+        else:
+            z = self.encode(batch.frames)
+        condition = pool_time(features[-1], self.backbone.temporal_factor)
         prompt = self.prompt.expand(len(z), -1, -1)
-        velocity = self.transformer(torch.cat([z, condition], dim=1), timestep, prompt, return_dict=False)[0]
-        refined = (z - self.config.sigma * velocity) * std + mean
-        return refined, self._side(batch, features, refined.shape[2])
+        refined = self.backbone.denoise(z, self.config.timestep, prompt, condition)
+        before = self.backbone.to_decoder(z) if self.config.output == "residual" else None
+        latents = self.backbone.to_decoder(refined)
+        return Prediction(refined, latents, self._side(batch, features, encoded, before, latents.shape[2]))
 
     def forward(self, batch: Batch) -> Float[Tensor, "b t 3 h w"]:
         """Refined frames in about 0…1, decoded group by group."""
-        latents, side = self.latents_and_side(batch)
+        prediction = self.predict(batch)
         state, frames = self.decoder.initial_state(), []
-        for index, group in enumerate(self.decoder.groups(latents.shape[2])):
-            part, state = self.decoder.decode_group(latents[:, :, group], state, side[index])
+        for index, group in enumerate(self.decoder.groups(prediction.latents.shape[2])):
+            part, state = self.decoder.decode_group(prediction.latents[:, :, group], state, prediction.side[index])
             frames.append(part)
         return torch.cat(frames, dim=2).transpose(1, 2) / 2 + 0.5
 
-    def _features(self, batch: Batch) -> list[Float[Tensor, "b t c h w"]]:
-        shape = batch.render.shape[:2]
-        inputs = (batch.render, batch.alpha, batch.nearness, batch.residuals, batch.masks)
-        return [x.unflatten(0, shape) for x in self.condition(*(value.flatten(0, 1) for value in inputs))]
+    def example_side(self, latents_shape: tuple[int, int, int, int, int]) -> list[dict[str, Tensor]]:
+        """Side tensors as `predict` makes them for latents of a shape, of random frames without references."""
+        batch, _, count, height, width = latents_shape
+        frames = self.decoder.num_frames(count)
+        weight = next(self.parameters())
+        size = (height * self.backbone.latent_factor, width * self.backbone.latent_factor)
 
-    def _side(self, batch: Batch, features: list[Tensor], num_latent_frames: int) -> list[dict[str, Tensor]]:
-        pooled = {}
-        for name, (level, frames_each) in self.plan.items():
-            layer = self.skips[name.replace(".", "_")]
-            pooled[name] = layer(pool_time(features[level], frames_each))
-        head = {"features": features[0], "render": batch.render, "alpha": batch.alpha,
-                "residuals": batch.residuals, "masks": batch.masks}
+        def random(*channels: int) -> Tensor:
+            return torch.rand(batch, frames, *channels, *size, device=weight.device, dtype=weight.dtype)
+
+        extra = self.condition.base.in_channels - 3
+        example = Batch(random(3), random(extra), random(1), random(1), random(0, 3), random(0, 1))
+        with torch.no_grad():
+            return [{name: value.detach().requires_grad_(value.is_floating_point()) for name, value in side.items()}
+                    for side in self.predict(example).side]
+
+    def _features(self, batch: Batch) -> list[Float[Tensor, "b t c h w"]]:
+        shape = batch.frames.shape[:2]
+        inputs = (batch.frames, batch.extra, batch.residuals, batch.masks)
+        features = [x.unflatten(0, shape) for x in self.condition(*(value.flatten(0, 1) for value in inputs))]
+        if batch.photos is not None:
+            features[-1] = self.photo_attention(features[-1], self._photo_features(batch.photos))
+        return features
+
+    def _photo_features(self, photos: Float[Tensor, "b p 3 h w"]) -> Float[Tensor, "b p c h2 w2"]:
+        flat = small_photos(photos.flatten(0, 1), self.backbone.latent_factor)
+        count, _, height, width = flat.shape
+        nothing = [flat.new_zeros(count, *shape, height, width)
+                   for shape in ((self.condition.base.in_channels - 3,), (0, 3), (0, 1))]
+        return self.condition(flat, *nothing)[-1].unflatten(0, photos.shape[:2])
+
+    def _side(self, batch: Batch, features: list[Tensor], encoded: list[Tensor], before: Tensor | None,
+              num_latent_frames: int) -> list[dict[str, Tensor]]:
+        pooled = {f"condition/{name}": pool_time(features[level], self.blocks[name].frames)
+                  for name, level in self.levels.items()}
+        pooled |= {f"encoder/{name}": encoded[level] for name, level in self.encoded.items()}
+        head = {name: getattr(batch, name) for name in HEAD if name != "features"} | {"features": features[0]}
         sides = []
         for group in self.decoder.groups(num_latent_frames):
             frames = self.decoder.frames_of(group)
-            side = {f"head.{name}": value[:, frames] for name, value in head.items()}
-            for name, (_, frames_each) in self.plan.items():
-                # Step 0 is the first frame; step s > 0 pools those that end at s · frames_each.
-                steps = slice(-(-frames.start // frames_each), (frames.stop - 1) // frames_each + 1)
-                side[name] = pooled[name][:, :, steps]
+            side = {f"head/{name}": value[:, frames] for name, value in head.items()}
+            for name, value in pooled.items():
+                side[name] = value[:, :, steps_of(frames, self.blocks[name.partition("/")[2]].frames)]
+            if before is not None:
+                side["latents"] = before[:, :, group]
             sides.append(side)
         return sides
 
 
-def _block_widths(vae: AutoencoderKLWan) -> dict[str, int]:
-    """Channels that the decoder's blocks put out, found by decoding one latent."""
-    widths: dict[str, int] = {}
-    blocks = {f"up_blocks.{i}": block for i, block in enumerate(vae.decoder.up_blocks)}
-    blocks["mid_block"] = vae.decoder.mid_block
+def collate(clips: list[Clip], config: RefinerConfig, backbone: Backbone) -> Batch:
+    """Prepared clips of one shape and number of references as a batch, padded by repeating edges and last frame."""
+    task = task_named(config.task)
 
-    def note(name: str):
-        return lambda _module, _inputs, output: widths.__setitem__(name, output.shape[1])
+    def stack(values: list[Tensor]) -> Tensor:
+        return torch.stack([_pad(value, backbone) for value in values])
 
-    handles = [block.register_forward_hook(note(name)) for name, block in blocks.items()]
-    with torch.no_grad():
-        vae.decode(torch.zeros(1, vae.config.z_dim, 1, 2, 2))
-    for handle in handles:
-        handle.remove()
-    return widths
+    def of(name: str, missing: Callable[[Clip], Tensor]) -> Tensor:
+        values = [getattr(clip, name) for clip in clips]
+        return stack([missing(clip) if value is None else value for clip, value in zip(clips, values)])
+
+    def none(channels: int) -> Callable[[Clip], Tensor]:
+        return lambda clip: clip.frames.new_zeros(len(clip), 0, channels, *clip.frames.shape[-2:])
+
+    one = lambda clip: torch.ones_like(clip.frames[:, :1])  # noqa: E731
+    gates = [task.gate(clip) for clip in clips]
+    frames, masks = of("frames", one), of("reference_masks", none(1))
+    references = matched(of("references", none(3)), frames[:, :, None], masks)
+    photos = [clip.photos for clip in clips]
+    return Batch(
+        frames=frames, extra=stack([task.extra(clip) for clip in clips]), alpha=of("alpha", one), references=references,
+        gate=stack([one(clip) if gate is None else gate for clip, gate in zip(clips, gates)]), masks=masks,
+        photos=None if any(value is None for value in photos) else torch.stack(photos))
+
+
+def _pad(value: Tensor, backbone: Backbone) -> Tensor:
+    """[T, …, H, W] to k · frame_step + 1 frames and whole patches, repeating what is last."""
+    frames, (height, width) = len(value), value.shape[-2:]
+
+    def at(size: int, extra: int) -> Tensor:
+        return torch.arange(size + extra, device=value.device).clamp_max(size - 1)
+
+    block = backbone.spatial_factor
+    value = value[at(frames, -(frames - 1) % backbone.frame_step)]
+    return value[..., at(height, -height % block), :][..., at(width, -width % block)]

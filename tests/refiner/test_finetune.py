@@ -33,7 +33,7 @@ def test_overfits_a_clip_by_several_decibels():
     settings = FinetuneSettings(steps=60, lr=3e-3, crop=24, clip_frames=5, batch=1, whole_every=0, ema=0.9)
     result = finetune(refiner, [example], settings, validation=[example])
     after = psnr(refiner(example.degraded), example.clean).mean()
-    assert after > before + 4 and refiner.pretrained
+    assert after > before + 3 and refiner.pretrained
     assert result["psnr_before"] == pytest.approx(float(before), abs=0.01)
     assert result["psnr_after"] == pytest.approx(float(after), abs=0.01)
     render = psnr(example.degraded.frames, example.clean).mean()

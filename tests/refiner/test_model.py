@@ -1,15 +1,18 @@
 """What the refiner makes of a clip, and where gradients reach."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from chopgrad_ns.chopgrad import Exact, Full, pixel_loss
-from chopgrad_ns.data.clip import Clip
+from chopgrad_ns.chopgrad import Exact, Full, as_causal_decoder, pixel_loss
+from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.losses import l1
 from chopgrad_ns.refiner import Refiner
 from chopgrad_ns.refiner.condition import pool_time
 from chopgrad_ns.refiner.config import RefinerConfig
-from chopgrad_ns.refiner.refiner import WINDOW, collate
+from chopgrad_ns.refiner.model import Batch, collate
+from chopgrad_ns.refiner.refiner import WINDOW
 from tests.refiner.clips import pair, stir
 
 
@@ -29,6 +32,10 @@ def without_references(clip: Clip) -> Clip:
     return Clip(clip.frames, alpha=clip.alpha, depth=clip.depth)
 
 
+def batch_of(refiner: Refiner, clip: Clip) -> Batch:
+    return collate([refiner.task.prepare(clip)], refiner.config, refiner.model.backbone)
+
+
 def decoded(decoder, latents: torch.Tensor, side: list) -> torch.Tensor:
     """Frames [B, 3, T, H, W] in −1…1 of all groups in turn."""
     state, frames = decoder.initial_state(), []
@@ -43,12 +50,21 @@ def test_untrained_refiner_changes_nothing_without_references(fresh):
     torch.testing.assert_close(fresh(clip), clip.frames, atol=1e-6, rtol=0)
 
 
-def test_untrained_refiner_moves_a_little_towards_references(fresh):
-    example = pair(references=1)
-    clip = example.degraded
-    step = fresh(clip) - clip.frames
-    towards = clip.reference_masks[:, 0] * (clip.references[:, 0] - clip.frames)
-    torch.testing.assert_close(step, torch.sigmoid(torch.tensor(-1.5)) * towards, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("name", ["alpha", "depth", "references", "photos"])
+def test_what_goes_with_the_frames_changes_nothing_before_training(fresh, name):
+    clip = pair().degraded
+    given = {name: getattr(clip, name) for name in clip.carries} | {"photos": torch.rand(2, 3, 40, 50)}
+    bare = Clip(clip.frames)
+    one = replace(bare, **{key: value for key, value in given.items() if key.startswith(name.rstrip("s"))})
+    torch.testing.assert_close(fresh(one), fresh(bare), atol=1e-6, rtol=0)
+
+
+def test_what_goes_with_the_frames_matters_after_training(stirred):
+    clip = pair().degraded
+    bare = stirred(Clip(clip.frames))
+    for name in ("depth", "photos"):
+        value = torch.rand(2, 3, 40, 50) if name == "photos" else clip.depth
+        assert (stirred(Clip(clip.frames, **{name: value})) - bare).abs().max() > 1e-4
 
 
 def test_frames_and_references_alone_are_enough(fresh):
@@ -89,12 +105,12 @@ def test_any_length_height_and_width(stirred, shape):
 
 def test_later_frames_do_not_change_earlier_ones_in_the_decoder(stirred):
     """No frame of the decoder's output may see a latent of a later group (the transformer may)."""
-    model, batch = stirred.model, collate([pair().degraded], stirred.config)
+    model, batch = stirred.model, batch_of(stirred, pair().degraded)
     with torch.no_grad():
-        latents, side = model.latents_and_side(batch)
-        changed = latents.clone()
+        prediction = model.predict(batch)
+        changed = prediction.latents.clone()
         changed[:, :, -1] += 1
-        first, second = (decoded(model.decoder, z, side) for z in (latents, changed))
+        first, second = (decoded(model.decoder, z, prediction.side) for z in (prediction.latents, changed))
     assert torch.equal(first[:, :, :5], second[:, :, :5])
     assert not torch.equal(first[:, :, 5:], second[:, :, 5:])
 
@@ -115,7 +131,7 @@ def test_windows_of_a_local_refiner_equal_one_pass(fresh):
     """Untrained, a frame depends on itself alone: windows must then not show at all."""
     clip = pair(2 * WINDOW + 3, 16, 16).degraded
     with torch.no_grad():
-        whole = fresh.model(collate([clip], fresh.config))[0, : len(clip)].clamp(0, 1)
+        whole = fresh.model(batch_of(fresh, clip))[0, : len(clip)].clamp(0, 1)
     torch.testing.assert_close(fresh(clip), whole, atol=1e-5, rtol=0)
 
 
@@ -132,61 +148,80 @@ def test_side_tensors_land_on_the_frames_they_were_pooled_from(stirred):
     changed = Clip(clip.frames.clone(), alpha=clip.alpha.clone(), depth=clip.depth)
     changed.alpha[5:] = 0.7
     model = stirred.model
-    outputs = []
     with torch.no_grad():
-        latents, _ = model.latents_and_side(collate([clip], stirred.config))
-        for each in (clip, changed):
-            _, side = model.latents_and_side(collate([each], stirred.config))
-            outputs.append(decoded(model.decoder, latents, side))
+        first, second = (model.predict(batch_of(stirred, each)) for each in (clip, changed))
+        outputs = [decoded(model.decoder, first.latents, each.side) for each in (first, second)]
     same = (outputs[0] == outputs[1]).flatten(3).all(-1)[0].all(0)
     assert same.tolist() == [True] * 5 + [False] * 4
 
 
-def test_every_part_learns(stirred):
-    example = pair()
-    model = stirred.model
-    latents, side = model.latents_and_side(collate([example.degraded], stirred.config))
+def loss_of(refiner: Refiner, example: Pair, strategy=Exact(), photos: torch.Tensor | None = None) -> torch.Tensor:
+    prediction = refiner.model.predict(batch_of(refiner, replace(example.degraded, photos=photos)))
     target = 2 * example.clean.transpose(0, 1)[None] - 1
+    return pixel_loss(prediction.latents, target, refiner.model.decoder, l1, strategy, side=prediction.side)
+
+
+def test_every_part_learns(stirred):
+    model = stirred.model
     model.zero_grad()
-    pixel_loss(latents, target, model.decoder, l1, Exact(), side=side).backward()
+    loss_of(stirred, pair(), photos=torch.rand(2, 3, 40, 50)).backward()
     silent = {name for name, p in model.named_parameters() if p.grad is None or p.grad.norm() < 1e-8}
     assert silent == {name for name, _ in model.named_parameters() if _beyond_reach(name)}
     model.zero_grad(set_to_none=True)
 
 
 def _beyond_reach(name: str) -> bool:
-    """The prompt is one token of zeros: what multiplies it is not felt, nor how it is attended to."""
+    """The prompt is one token of zeros: what multiplies it is not felt, nor how it is attended to.
+
+    Nor is what shifts all logits of an attention alike.
+    """
     parts = ("text_embedder.linear_1.weight", "attn2.to_q", "attn2.to_k", "attn2.norm_", ".norm2.")
-    return name.startswith("transformer.") and any(part in name for part in parts)
+    return name == "photo_attention.key.bias" or (
+        name.startswith("backbone.transformer.") and any(part in name for part in parts))
 
 
-def test_untrained_skips_and_head_have_gradients(fresh):
-    """What starts at zero must be able to leave it."""
-    example = pair()
+def test_what_starts_at_zero_can_leave_it(fresh):
     model = fresh.model
-    latents, side = model.latents_and_side(collate([example.degraded], fresh.config))
-    target = 2 * example.clean.transpose(0, 1)[None] - 1
-    pixel_loss(latents, target, model.decoder, l1, Exact(), side=side).backward()
+    loss_of(fresh, pair()).backward()
     assert model.head.delta.weight.grad.any() and model.head.weight.weight.grad.any()
-    assert model.vae.decoder.conv_out.weight.grad.any()
+    assert model.backbone.vae.decoder.conv_out.weight.grad.any()
     model.zero_grad(set_to_none=True)
 
 
-def test_exact_is_full_in_double_precision(stirred):
-    example = pair(frames=9, height=16, width=16)
-    refiner = Refiner(RefinerConfig())
-    refiner.model.load_state_dict(stirred.model.state_dict())
+@pytest.mark.parametrize("output", ["correct", "decode", "residual"])
+def test_exact_is_full_in_double_precision(output):
+    refiner = Refiner(RefinerConfig(output=output))
+    stir(refiner.model)
     model = refiner.model.double()
-    target = 2 * example.clean.double().transpose(0, 1)[None] - 1
-    parameters = [*model.decoder.parameters(), *model.skips.parameters(), *model.condition.parameters()]
-    batch = collate([example.degraded.to(torch.float64)], refiner.config)
+    example = pair(frames=9, height=16, width=16)
+    example = Pair(example.degraded.to(torch.float64), example.clean.double(), "double")
+    parameters = list(model.decoder.parameters()) + list(model.condition.parameters())
     values = []
     for strategy in (Full(), Exact(), Exact(checkpoint_blocks=True)):
-        features = model._features(batch)
-        posterior = model.vae.encode(2 * batch.render.transpose(1, 2) - 1).latent_dist
-        z = posterior.mode().detach().requires_grad_()
-        side = model._side(batch, features, z.shape[2])
-        loss = pixel_loss(z, target, model.decoder, l1, strategy, side)
-        values.append([loss, *torch.autograd.grad(loss, [z, *parameters])])
+        loss = loss_of(refiner, example, strategy)
+        values.append([loss, *torch.autograd.grad(loss, parameters)])
     for full, *others in zip(*values):
         assert full.norm() > 0 and all((full - exact).norm() <= 1e-9 * full.norm() for exact in others)
+
+
+def test_an_untouched_base_is_decoded_or_kept():
+    """Without a correction at the end: "decode" gives the base's own single step, "residual" what it changes."""
+    clip = pair().degraded
+    decode, residual = (Refiner(RefinerConfig(output=output)) for output in ("decode", "residual"))
+    batch = batch_of(decode, clip)
+    backbone = decode.model.backbone
+    with torch.no_grad():
+        z = backbone.encode(2 * batch.frames.transpose(1, 2) - 1)
+        inner = as_causal_decoder(backbone.vae)
+        mended, plain = (decoded(inner, backbone.to_decoder(value), [None] * 3)[:, :3].transpose(1, 2) / 2 + 0.5
+                         for value in (backbone.denoise(z, 250, decode.model.prompt[None]), z))
+        torch.testing.assert_close(decode.model(batch), mended, atol=1e-5, rtol=0)
+        torch.testing.assert_close(residual.model(batch), batch.frames + mended - plain, atol=1e-5, rtol=0)
+        assert (mended - plain).abs().max() > 1e-3
+
+
+def test_example_side_is_of_the_shapes_of_a_prediction(stirred):
+    prediction = stirred.model.predict(batch_of(stirred, without_references(pair(frames=9).degraded)))
+    made = stirred.model.example_side(tuple(prediction.latents.shape))
+    assert [{name: value.shape for name, value in side.items()} for side in made] == [
+        {name: value.shape for name, value in side.items()} for side in prediction.side]

@@ -23,7 +23,8 @@ from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import write_json
 from chopgrad_ns.losses import LOSSES, Weighted, parse_losses
 from chopgrad_ns.refiner.examples import Example, draw_examples, padded_target, pixel_weight
-from chopgrad_ns.refiner.refiner import Refiner, collate
+from chopgrad_ns.refiner.model import collate
+from chopgrad_ns.refiner.refiner import Refiner
 from chopgrad_ns.refiner.settings import FinetuneSettings
 
 LR_UNTRAINED, LR_TRAINED = 1e-3, 2e-4
@@ -134,7 +135,7 @@ class _Run:
         began = time.monotonic()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * _schedule(self._share())
-        examples = draw_examples(pairs, self.settings, self.step, self.refiner.config.spatial_factor)
+        examples = draw_examples(pairs, self.settings, self.step, self.model.backbone.spatial_factor)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(examples)
         self.step += 1
@@ -165,12 +166,14 @@ class _Run:
         return float(loss.detach()) if torch.isfinite(norm) else None
 
     def _loss(self, examples: list[Example]) -> Tensor:
-        batch = collate([example.clip.to(self.refiner.device) for example in examples], self.refiner.config)
-        latents, side = self.model.latents_and_side(batch)
-        _, frames, _, height, width = batch.render.shape
+        clips = [example.clip.to(self.refiner.device) for example in examples]
+        batch = collate(clips, self.refiner.config, self.model.backbone)
+        prediction = self.model.predict(batch)
+        _, frames, _, height, width = batch.frames.shape
         target = torch.stack([padded_target(example.target, frames, height, width) for example in examples])
         target = target.transpose(1, 2)
-        return pixel_loss(latents, target, self.model.decoder, self.loss_fn.at(self.step), self.backprop, side)
+        return pixel_loss(prediction.latents, target, self.model.decoder, self.loss_fn.at(self.step), self.backprop,
+                          prediction.side)
 
     def _skip(self) -> None:
         self.skipped += 1
