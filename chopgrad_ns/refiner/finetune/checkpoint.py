@@ -38,8 +38,11 @@ def save(folder: Path, tensors: Mapping[str, Tensor], about: dict) -> None:
             old.unlink()
 
 
-def load(folder: Path, terms: dict, device: str) -> tuple[dict, dict[str, Tensor]] | None:
-    """What `save` left in a folder, None if nothing.
+def load(folder: Path, terms: dict, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict, dict[str, Tensor]] | None:
+    """What `save` left in a folder, on the CPU; None if nothing.
+
+    Args:
+        shapes: by name, of the weights that are trained.
 
     Raises:
         UserError: where it is of another training than `terms` describe, or cannot be read.
@@ -50,7 +53,11 @@ def load(folder: Path, terms: dict, device: str) -> tuple[dict, dict[str, Tensor
     try:
         about = json.loads(path.read_text())
         check_terms(about, terms, folder)
-        return about, load_file(folder / about["file"], device=device)
+        tensors = load_file(folder / about["file"])
+        for name, shape in shapes.items():
+            if any(tuple(tensors[f"{kind}/{name}"].shape) != shape for kind in ("model", "average")):
+                raise ValueError(f"{name} has another shape")
+        return about, tensors
     except UserError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

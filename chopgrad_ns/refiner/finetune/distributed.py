@@ -116,6 +116,8 @@ class ShardedTransformer:
         memo |= {id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
                  for parameter in transformer.parameters()}
         self.empty = copy.deepcopy(transformer, memo)
+        for parameter in transformer.parameters():
+            parameter.data = parameter.data.contiguous()  # others cannot be sharded; convolutions may have channels last
         mesh = init_device_mesh(here.device.type, (here.num_processes,))
         for blocks in (child for child in transformer.children() if isinstance(child, nn.ModuleList)):
             for block in blocks:

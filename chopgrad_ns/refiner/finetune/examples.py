@@ -69,6 +69,10 @@ class Examples:
         seeds = [draw.getrandbits(63) for _ in stored]
         mine = range(rank, count, processes)
         examples = [self._example(stored[i], size, references, random.Random(seeds[i])) for i in mine or [0]]
+        photos = [example.clip.photos for example in examples]
+        if any(value is None or value.shape != photos[0].shape for value in photos):
+            for example in examples:  # a batch has photos of one shape
+                example.clip.photos = None
         return examples, len(mine) * processes / count
 
     def largest(self) -> tuple[Bucket, tuple[int, int, int]]:
@@ -96,9 +100,9 @@ class Examples:
         chosen = sorted(draw.sample(range(stored.reference_count), references))
         pair = stored.read(slice(start, start + length))
         if self.settings.fresh:
-            pair = self.task.redraw(pair, draw)
-        weight = self.task.weight(pair, self.settings)
-        clip = self.task.prepare(pair.degraded, pair.size)
+            pair = self.task.redraw(pair, draw, self.settings)
+        pair = prepared(pair, self.task)
+        clip, weight = pair.degraded, self.task.weight(pair, self.settings)
 
         def cut(value: Tensor | None) -> Tensor | None:
             if value is None:
@@ -111,13 +115,18 @@ class Examples:
         weight = cut(weight).clone()
         weight[length:] = 0
         # Turned over, frames are of no camera any more.
-        values = {each.name: cut(getattr(clip, each.name)) for each in fields(Clip) if each.name != "cameras"}
+        values = {each.name: cut(getattr(clip, each.name)) for each in fields(Clip) if each.name not in ("cameras", "photos")}
         for name in ("references", "reference_masks"):
             values[name] = values[name][:, chosen] if references else None
         if references:
             values["references"], values["reference_masks"] = _disordered(
                 values["references"], values["reference_masks"], self.settings.reference_disorder, draw)
-        return Example(Clip(**values), torch.cat([2 * cut(pair.clean) - 1, weight], dim=1))
+        return Example(Clip(**values, photos=clip.photos), torch.cat([2 * cut(pair.clean) - 1, weight], dim=1))
+
+
+def prepared(pair: Pair, task: Task) -> Pair:
+    """A pair whose degraded clip is as the refiner takes it, and of the clean one's size."""
+    return Pair(task.prepare(pair.degraded, pair.size), pair.clean, pair.name, pair.valid)
 
 
 def padded_target(target: Float[Tensor, "t 4 h w"], frames: int, height: int,

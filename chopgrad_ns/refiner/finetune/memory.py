@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from chopgrad_ns.refiner.model import RefinerModel
 
 
-def planned(model: RefinerModel, trained: Mapping[str, nn.Parameter], shape: tuple[int, int, int, int], budget: int,
-            loss_fn: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Plan:
-    """The fastest way through the decoder for clips of this (batch, frames, height, width).
+def planned(model: RefinerModel, trained: Mapping[str, nn.Parameter], shape: tuple[int, int, int, int], references: int,
+            budget: int, loss_fn: Callable[[Tensor, Tensor], Tensor]) -> Plan:
+    """The fastest way through the decoder for clips of this (batch, frames, height, width), with
+    so many references.
 
     From the budget go the weights, gradients, averages and AdamW's two means of what is trained, and what the model
     in front of the decoder takes, which is measured by running it once.
@@ -32,14 +33,12 @@ def planned(model: RefinerModel, trained: Mapping[str, nn.Parameter], shape: tup
     held = sum(parameter.nbytes for parameter in model.parameters()) + sum(buffer.nbytes for buffer in model.buffers())
     held += 4 * sum(parameter.nbytes for parameter in trained.values())
     batch, frames, height, width = shape
-    clips = [Clip(torch.zeros(frames, 3, height, width, device=device)) for _ in range(batch)]
-    given, latents = collate(clips, model.config), []
-
-    def predict() -> None:
-        latents.append(model.predict(given))
-
-    held += peak_bytes(predict, device)
-    latents = tuple(latents[0].latents.shape)
+    device = model.prompt.device
+    one, seen = torch.ones(frames, 1, height, width, device=device), torch.zeros(frames, references, 3, height, width, device=device)
+    clip = Clip(one.expand(-1, 3, -1, -1), alpha=one, depth=one, mask=one, references=seen, reference_masks=seen[:, :, :1])
+    given, found = collate([clip] * batch, model.config, model.backbone), []
+    held += peak_bytes(lambda: found.append(model.predict(given)), device)
+    latents = tuple(found.pop().latents.shape)
     found = plan(model.decoder, latents, 2**62, loss_fn, side=model.example_side)
     try:
         return found.within(budget - held)

@@ -15,6 +15,7 @@ from chopgrad_ns.refiner.finetune.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from chopgrad_ns.refiner.model import RefinerModel
+    from chopgrad_ns.refiner.refiner import Refiner
 
 LARGE = 100_000_000
 """Weights of a transformer from which on a base counts as large."""
@@ -33,11 +34,12 @@ def is_large(model: RefinerModel) -> bool:
     return sum(parameter.numel() for parameter in model.backbone.transformer.parameters()) > LARGE
 
 
-def chosen_parts(settings: FinetuneSettings, model: RefinerModel, task: str) -> Parts:
+def chosen_parts(settings: FinetuneSettings, refiner: Refiner) -> Parts:
     """What the settings say, or what suits the base's size and the task where they say nothing."""
-    large = is_large(model)
-    decoder = "full" if not large else "lora" if task == "driving" else "frozen"
-    return Parts(settings.transformer or ("lora" if large else "full"), settings.decoder or decoder,
+    large, there = is_large(refiner.model), refiner.config.lora
+    transformer = "lora" if large or there.get("transformer") else "full"
+    decoder = "lora" if there.get("decoder") or (large and refiner.task.trains_decoder) else "frozen" if large else "full"
+    return Parts(settings.transformer or transformer, settings.decoder or decoder,
                  settings.encoder or ("frozen" if large else "full"))
 
 
@@ -53,7 +55,9 @@ def part_of(model: RefinerModel) -> dict[str, str]:
 
 
 def set_trained(model: RefinerModel, parts: Parts) -> dict[str, nn.Parameter]:
-    """Let what is trained require gradients, and nothing else; return it by name. It is held in float32 from here on."""
+    """Let what is trained require gradients, and nothing else; return it by name. It is held in float32, or
+    more, from here on.
+    """
     trained = {}
     for name, part in part_of(model).items():
         parameter = model.get_parameter(name)
@@ -61,7 +65,7 @@ def set_trained(model: RefinerModel, parts: Parts) -> dict[str, nn.Parameter]:
         parameter.requires_grad_(way == "full" or (way == "lora" and is_lora(name)))
         parameter.grad = None
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
             trained[name] = parameter
     return trained
 

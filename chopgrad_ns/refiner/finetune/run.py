@@ -1,143 +1,126 @@
-"""Fine-tuning with pixel losses through the causal decoder, over whole trajectories."""
+"""One training: a step, and the state from one to the next."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from chopgrad_ns.chopgrad import Backprop, Exact, pixel_loss
-from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.chopgrad import Backprop, pixel_loss
+from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.files import write_json
-from chopgrad_ns.losses import LOSSES, Weighted, parse_losses
-from chopgrad_ns.refiner.examples import Example, draw_examples, padded_target, pixel_weight
+from chopgrad_ns.refiner.finetune import checkpoint, distributed, lora, schedule
+from chopgrad_ns.refiner.finetune.examples import Example, Examples, padded_target
+from chopgrad_ns.refiner.finetune.log import peak_memory
+from chopgrad_ns.refiner.finetune.losses import training_losses
+from chopgrad_ns.refiner.finetune.memory import planned, strategy_from_json, strategy_to_json
+from chopgrad_ns.refiner.finetune.parts import chosen_parts, frozen_in_bfloat16, is_large, set_trained
+from chopgrad_ns.refiner.finetune.settings import FinetuneSettings, bytes_of
 from chopgrad_ns.refiner.model import collate
 from chopgrad_ns.refiner.refiner import Refiner
-from chopgrad_ns.refiner.settings import FinetuneSettings
 
 LR_UNTRAINED, LR_TRAINED = 1e-3, 2e-4
-WARMUP = 0.05
-"""Share of the training over which the learning rate rises."""
+LR_LARGE, LR_LARGE_LORA = 1e-5, 1e-4
 PATIENCE = 10
 """Steps in a row that may fail before the training gives up."""
 
 
-def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: FinetuneSettings | None = None,
-             progress: Callable[[int, int], None] | None = None, checkpoint_dir: Path | None = None,
-             backprop: Backprop = Exact(), validation: Sequence[Pair | StoredPair] = ()) -> dict[str, float]:
-    """Train `refiner` in place on `pairs`.
+class Run:
+    """The state of a training: model, optimizer, averaged weights, step, time.
 
-    With `checkpoint_dir`, progress is kept there and taken up again: the examples of a step follow from the
-    seed and its number, so an interrupted training ends where an uninterrupted one does (unless `max_seconds`
-    decides). Steps whose loss or gradient is not finite are skipped; ten in a row raise UserError. Losses that
-    cannot be had are refused before anything else, as by `training_losses`.
-
-    Args:
-        progress: called after each step with its number and that of all steps.
-        backprop: how far the pixel loss is propagated through the decoder.
-        validation: pairs not trained on, refined whole before and after.
-
-    Returns:
-        `loss`, the mean over the last tenth of the steps; `skipped`, the number of steps left out; and with
-        `validation` the PSNR in dB of the degraded clips, `psnr_render`, and of the refiner as given and as
-        trained, `psnr_before` and `psnr_after`.
+    To be used as a context, in which the model is set up for training; afterwards it is as before but for what it learnt.
     """
-    settings = settings or FinetuneSettings()
-    if not pairs:
-        raise UserError("There are no pairs to train on; make some with chopgrad pairs (others than for super-resolution).")
-    smaller = [pair.name for pair in pairs if pair.scale != (1, 1)]
-    if smaller:
-        raise UserError(f"The degraded frames of {smaller[0]} are smaller than the clean ones, and a refiner for "
-                        "super-resolution cannot be trained yet; leave such pairs out.")
-    run, result = _Run(refiner, settings, backprop), {}
-    if validation:
-        result["psnr_render"] = _mean_psnr(lambda clip: clip.frames, validation, settings.min_alpha)
-        result["psnr_before"] = _mean_psnr(refiner, validation, settings.min_alpha)
-    if checkpoint_dir is not None:
-        run.resume(Path(checkpoint_dir))
-    refiner.model.train()
-    while not run.finished:
-        run.train_step(pairs)
-        if progress is not None:
-            progress(run.step, settings.steps)
-        if checkpoint_dir is not None and (run.finished or run.step % settings.checkpoint_every == 0):
-            run.save(Path(checkpoint_dir))
-    refiner.model.load_state_dict(run.average)
-    refiner.model.eval()
-    refiner.pretrained = True
-    recent = run.losses[-max(len(run.losses) // 10, 1):]
-    result |= {"loss": sum(recent) / max(len(recent), 1), "skipped": run.skipped}
-    if validation:
-        result["psnr_after"] = _mean_psnr(refiner, validation, settings.min_alpha)
-    return result
 
-
-def training_losses(text: str) -> Weighted:
-    """The losses of `FinetuneSettings`, each tried once: one that starts late must not fail only then.
-
-    Raises:
-        UserError: for what `parse_losses` refuses, for a loss that needs optical flow, and for one whose weights are not
-            to be had.
-    """
-    losses = parse_losses(text)
-    for name in losses.weights:
-        if getattr(LOSSES[name], "needs_flow", False):
-            raise UserError(f"The loss {name} needs optical flow, which pairs to fine-tune on do not have; leave it out.")
-    picture = torch.zeros(1, 4, 1, 16, 16)
-    losses(picture[:, :3], picture)
-    return losses
-
-
-def _mean_psnr(refine: Callable[[Clip], Tensor], pairs: Sequence[Pair | StoredPair], min_alpha: float) -> float:
-    """PSNR in dB over the known pixels of a frame, averaged over the frames of all pairs that have any."""
-    values = []
-    for pair in (stored.read() for stored in pairs):
-        weight = pixel_weight(pair.degraded, pair.valid, min_alpha)
-        error = ((refine(pair.degraded) - pair.clean) ** 2).mean(dim=1, keepdim=True)
-        known = weight.sum(dim=(1, 2, 3))
-        mean = (error * weight).sum(dim=(1, 2, 3))[known > 0] / known[known > 0]
-        values += (-10 * mean.clamp_min(1e-12).log10()).tolist()
-    return sum(values) / max(len(values), 1)
-
-
-class _Run:
-    """The state of a training: model, optimizer, averaged weights, step, time."""
-
-    def __init__(self, refiner: Refiner, settings: FinetuneSettings, backprop: Backprop):
-        self.refiner, self.settings, self.backprop = refiner, settings, backprop
-        self.model = refiner.model
-        self.parameters = dict(self.model.named_parameters())
-        self.lr = settings.lr or (LR_TRAINED if refiner.pretrained else LR_UNTRAINED)
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=self.lr, weight_decay=1e-4)
-        self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.loss_fn = training_losses(settings.losses)
+    def __init__(self, refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: FinetuneSettings, backprop: Backprop):
+        self.here = distributed.accelerator()
+        if settings.fsdp and self.here.num_processes == 1:
+            raise UserError("--fsdp divides weights among processes, and there is one; start several with accelerate launch or "
+                            "torchrun, or leave it out.")
+        self.refiner, self.model, self.pairs = refiner, refiner.model, pairs
+        self.settings = settings = replace(settings, losses=settings.losses or refiner.task.losses)
+        self.losses_of = training_losses(settings.losses)
+        if self.here.num_processes > 1:
+            self.model.to(self.here.device)
+        self.parts = chosen_parts(settings, refiner)
+        untrained, self.lr = not refiner.pretrained and refiner.config.base is None, settings.lr
+        if self.lr is None and is_large(self.model):
+            self.lr = LR_LARGE_LORA if self.parts.transformer == "lora" else LR_LARGE
+        self.lr = self.lr or (LR_UNTRAINED if untrained else LR_TRAINED)
+        self._required = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
+        _set_lora(refiner, settings, self.parts)
+        self.trained = set_trained(self.model, self.parts)
+        backbone = self.model.backbone
+        self.examples = Examples(pairs, refiner.task, settings, backbone.frame_step, backbone.spatial_factor)
+        self.terms = checkpoint.terms_of(refiner.config, settings, str(backprop),
+                                         checkpoint.frozen_of(self.model, self.trained), pairs)
+        self.backprop, self.sharded = backprop, None
         self.step, self.skipped, self._skipped_in_a_row, self.seconds = 0, 0, 0, 0.0
         self.losses: list[float] = []
+        self.noted: dict[str, float | Tensor] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Run:
+        transformer, settings = self.model.backbone.transformer, self.settings
+        if settings.precision == "bf16":
+            self._open.enter_context(frozen_in_bfloat16(self.model))
+        if settings.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+            self._open.callback(lambda: self.model.backbone.transformer.disable_gradient_checkpointing())
+        if settings.fsdp:
+            self.sharded = distributed.ShardedTransformer(self.model, self.here)
+            self._open.callback(self.sharded.join)
+            self.trained = {name: self.model.get_parameter(name) for name in self.trained}
+        groups = [{"params": kind} for kind in distributed.by_kind(list(self.trained.values())) if kind]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.lr, weight_decay=1e-4)
+        self.average = {name: value.detach().clone() for name, value in self.trained.items()}
+        self.model.train()
+        return self
+
+    def __exit__(self, kind, *rest) -> None:
+        self.model.eval()
+        self.optimizer = None  # before what was sharded is joined
+        if kind is None:
+            self._open.close()
+        elif self.sharded is None:  # joining needs all processes, and some may be gone
+            self._open.close()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self._required.get(name, True))
+            parameter.grad = None
 
     @property
     def finished(self) -> bool:
         limit = self.settings.max_seconds
-        return self.step >= self.settings.steps or (limit is not None and self.seconds >= limit)
+        done = self.step >= self.settings.steps or (limit is not None and self.seconds >= limit)
+        return not distributed.together(self.here, not done) if limit is not None else done
 
-    def train_step(self, pairs: Sequence[Pair | StoredPair]) -> None:
+    def plan(self) -> None:
+        """Choose the way through the decoder by the memory that there is, and print what was weighed."""
+        bucket, (frames, height, width), loss_fn = *self.examples.largest(), self.losses_of.greatest()
+        if loss_fn is None:
+            return
+        references = max(pair.reference_count for pair in self.pairs)
+        with self._own_random(-1), self._autocast():
+            found = planned(self.model, self.trained, (bucket.batch, frames, height, width), references,
+                            bytes_of(self.settings.memory_budget), loss_fn)
+        self.backprop = found.strategy
+        if self.here.is_main_process:
+            print(f"Ways through the decoder for {bucket.batch} × {frames} frames of {height}×{width} pixels:\n{found}")
+
+    def train_step(self) -> None:
         began = time.monotonic()
+        lr = self.lr * schedule.factor(self._share(), self.settings.warmup, self.settings.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * _schedule(self._share())
-        examples = draw_examples(pairs, self.settings, self.step, self.model.backbone.spatial_factor)
+            group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(examples)
+        with self._own_random(self.step):
+            loss = self._gradients()
         self.step += 1
         if loss is None:
             self._skip()
@@ -146,39 +129,83 @@ class _Run:
             self.optimizer.step()
             self.losses.append(loss)
             self._update_average()
-        self.seconds += time.monotonic() - began
+        took = time.monotonic() - began
+        self.seconds += took
+        self.noted |= {"lr": lr, "seconds_a_step": took, "peak_gigabytes": peak_memory(self.refiner.device) / 1e9}
 
     def _share(self) -> float:
         """How much of the training is done, 0…1, by steps or by time."""
         limit = self.settings.max_seconds
         return max((self.step + 0.5) / self.settings.steps, 0.0 if limit is None else self.seconds / limit)
 
-    def _backward(self, examples: list[Example]) -> float | None:
-        """Leave clipped gradients in the parameters; return the loss, or None where either is not finite."""
-        try:
-            loss = self._loss(examples)
-            loss.backward()
-        except ValueError as error:  # pixel_loss names the frames of a loss that is not finite
-            if "not finite" not in str(error):
-                raise
-            return None
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_gradient)
-        return float(loss.detach()) if torch.isfinite(norm) else None
+    @contextmanager
+    def _own_random(self, step: int):
+        """Whatever draws from PyTorch's own generators here does so by seed, step and process alone, and is forgotten."""
+        device = self.refiner.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(hash((self.settings.seed, step, self.here.process_index)) % 2**63)
+            yield
 
-    def _loss(self, examples: list[Example]) -> Tensor:
-        clips = [example.clip.to(self.refiner.device) for example in examples]
-        batch = collate(clips, self.refiner.config, self.model.backbone)
-        prediction = self.model.predict(batch)
+    def _autocast(self):
+        if self.settings.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.refiner.device.type, torch.bfloat16)
+
+    def _gradients(self) -> float | None:
+        """Leave clipped gradients in the parameters; return the loss, or None where either is not finite."""
+        here, total = self.here, self.model.prompt.new_zeros(())
+        self.noted = {}
+        for part in range(self.settings.accumulate):
+            examples, counts = self.examples.draw(self.step, part, here.process_index, here.num_processes)
+            loss = self._loss(examples)
+            # Before backward, in which FSDP's processes wait for each other.
+            if not distributed.together(here, loss is not None and bool(loss.isfinite())):
+                return None
+            loss = loss * (counts / self.settings.accumulate)
+            loss.backward()
+            total += loss.detach()
+        parameters = list(self.trained.values())
+        distributed.average_gradients(here, parameters)
+        norm = distributed.clip_gradients(parameters, self.settings.clip_gradient)
+        if here.num_processes > 1:
+            total = here.reduce(total, "mean")
+        self.noted |= {"loss": total, "gradient_norm": norm}
+        return float(total) if torch.isfinite(norm) else None
+
+    def _loss(self, examples: list[Example]) -> Tensor | None:
+        """The loss of a batch; None where a frame's is not finite."""
+        config, backbone, kind = self.refiner.config, self.model.backbone, self.model.prompt  # of its device and dtype
+        pixels, latent = self.losses_of.at(self.step)
+        batch = collate([example.clip.to(kind) for example in examples], config, backbone)
         _, frames, _, height, width = batch.frames.shape
-        target = torch.stack([padded_target(example.target, frames, height, width) for example in examples])
-        target = target.transpose(1, 2)
-        return pixel_loss(prediction.latents, target, self.model.decoder, self.loss_fn.at(self.step), self.backprop,
-                          prediction.side)
+        target = torch.stack([padded_target(example.target.to(kind), frames, height, width) for example in examples])
+        with self._autocast():
+            prediction = self.model.predict(batch)
+            loss = kind.new_zeros(())
+            if latent:
+                clean = [replace(example.clip, frames=example.target[:, :3] / 2 + 0.5).to(kind) for example in examples]
+                with torch.no_grad():
+                    wanted = self.model.encode(collate(clean, config, backbone).frames)
+                value = (prediction.z - wanted).square().mean()
+                loss, self.noted["losses/latent"] = loss + latent * value, value.detach()
+            if pixels is None:
+                return loss
+            try:
+                found = pixel_loss(prediction.latents, target.transpose(1, 2), self.model.decoder, pixels, self.backprop,
+                                   prediction.side)
+            except ValueError as error:  # pixel_loss names the frames of a loss that is not finite
+                if "not finite" not in str(error):
+                    raise
+                return None
+        pixels.recording = False
+        self.noted |= {f"losses/{name}": value for name, value in pixels.means().items()}
+        return loss + found if latent else found
 
     def _skip(self) -> None:
         self.skipped += 1
         self._skipped_in_a_row += 1
-        print(f"step {self.step}: loss or gradient is not finite; skipped", file=sys.stderr)
+        if self.here.is_main_process:
+            print(f"step {self.step}: loss or gradient is not finite; skipped", file=sys.stderr)
         if self._skipped_in_a_row >= PATIENCE:
             raise UserError(f"{PATIENCE} steps in a row up to step {self.step} had a loss that is not "
                             "finite; lower the learning rate, or look for pairs with broken frames.")
@@ -187,63 +214,84 @@ class _Run:
     def _update_average(self) -> None:
         # The average starts fast, so that the first steps do not drag the untrained weights along.
         decay = min(self.settings.ema, self.step / (self.step + 10)) if self.settings.ema else 0.0
-        for name, value in self.model.state_dict().items():
+        for name, value in self.trained.items():
             self.average[name].lerp_(value, 1 - decay)
 
-    def save(self, folder: Path) -> None:
-        """Write the training's state as safetensors, and last the JSON that makes it count."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"average/{name}": value for name, value in self.average.items()}
-        for name, parameter in self.parameters.items():
-            state = self.optimizer.state[parameter]
-            tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
-        name = f"step-{self.step}.safetensors"
-        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / (name + ".part"))
-        os.replace(folder / (name + ".part"), folder / name)
-        write_json(folder / "progress.json", {
-            "step": self.step, "file": name, "skipped": self.skipped, "seconds": self.seconds,
-            "losses": self.losses, **self._terms()})
-        for old in folder.glob("step-*.safetensors*"):
-            if old.name != name:
-                old.unlink()
-
-    def _terms(self) -> dict:
-        """What must be the same for a training to be taken up again."""
-        return {"config": asdict(self.refiner.config), "settings": asdict(self.settings), "backprop": str(self.backprop)}
-
-    def resume(self, folder: Path) -> None:
-        """Take up what `save` left in `folder`, if anything."""
-        path = folder / "progress.json"
-        if not path.exists():
-            return
+    @contextmanager
+    def averaged(self):
+        """Within the context the model has the averaged weights, and is set to refine."""
+        self._exchange()
+        self.model.eval()
         try:
-            about = json.loads(path.read_text())
-            if any(about[name] != value for name, value in self._terms().items()):
-                raise UserError(f"The training in {folder} was started with other settings; use the same, or "
-                                "another folder.")
-            self._take(about, load_file(folder / about["file"], device=str(self.refiner.device)))
-        except (OSError, KeyError, TypeError, json.JSONDecodeError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"The progress of the training in {folder} cannot be read ({reason}); delete it "
-                            "to start anew.") from error
+            with self._autocast():
+                yield
+        finally:
+            self.model.train()
+            self._exchange()
 
-    def _take(self, about: dict, tensors: dict[str, Tensor]) -> None:
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {key[len(prefix):]: value for key, value in tensors.items() if key.startswith(prefix)}
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, parameter in self.trained.items():
+            current = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name] = current
 
-        self.model.load_state_dict(part("model/"))
-        self.average = part("average/")
-        for name, parameter in self.parameters.items():
-            state = part(f"optimizer/{name}/")
+    @torch.no_grad()
+    def keep_average(self) -> None:
+        """Make the averaged weights the model's."""
+        for name, parameter in self.trained.items():
+            parameter.copy_(self.average[name])
+
+    def save(self, folder: Path) -> None:
+        """Write the training's state; the main process does."""
+        tensors = {}
+        for name, parameter in self.trained.items():
+            state = self.optimizer.state.get(parameter, {})
+            found = {f"model/{name}": parameter, f"average/{name}": self.average[name]}
+            found |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
+            for key, value in found.items():
+                value = distributed.whole(value.detach())
+                if self.here.is_main_process:
+                    tensors[key] = value
+        if self.here.is_main_process:
+            checkpoint.save(folder, tensors, {"step": self.step, "skipped": self.skipped, "seconds": self.seconds,
+                                              "losses": self.losses, "strategy": strategy_to_json(self.backprop), **self.terms})
+        self.here.wait_for_everyone()
+
+    @torch.no_grad()
+    def resume(self, folder: Path) -> bool:
+        """Take up what `save` left in `folder`; False if there is nothing."""
+        found = checkpoint.load(folder, self.terms, {name: tuple(value.shape) for name, value in self.trained.items()})
+        if found is None:
+            return False
+        about, tensors = found
+        if self.settings.memory_budget is not None:
+            self.backprop = strategy_from_json(about["strategy"])
+        for name, parameter in self.trained.items():
+            distributed.put(parameter, tensors[f"model/{name}"])
+            distributed.put(self.average[name], tensors[f"average/{name}"])
+            state = checkpoint.part(tensors, f"optimizer/{name}/")
             if state:  # AdamW counts its steps on the CPU, wherever the parameters are
-                self.optimizer.state[parameter] = {**state, "step": state["step"].cpu()}
+                means = {key: torch.zeros_like(parameter) for key in state if key != "step"}
+                for key, value in means.items():
+                    distributed.put(value, state[key])
+                self.optimizer.state[parameter] = {"step": state["step"], **means}
         self.step, self.skipped, self.losses = about["step"], about["skipped"], about["losses"]
         self.seconds = about["seconds"]
+        return True
 
 
-def _schedule(share: float) -> float:
-    """Learning rate by share of the training done: up, then down along a cosine to 2 %."""
-    if share < WARMUP:
-        return share / WARMUP
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min((share - WARMUP) / (1 - WARMUP), 1.0)))
+def _set_lora(refiner: Refiner, settings: FinetuneSettings, parts) -> None:
+    """Give the model the LoRA that is to be trained, and merge into its weights what is to be trained in full."""
+    wanted = {"rank": settings.rank, "alpha": settings.alpha or float(settings.rank)}
+    for place in lora.PLACES:
+        there, way = refiner.config.lora.get(place), getattr(parts, place)
+        if way == "lora" and there and there != wanted:
+            raise UserError(f"The {place} of this refiner has LoRA of rank {there['rank']} and alpha {there['alpha']:g}; train it "
+                            f"with the same, or in full.")
+        if way == "lora" and not there:
+            lora.add_lora(refiner.model, {place: wanted})
+            refiner.config.lora[place] = wanted
+        if way == "full" and there:
+            lora.merge_lora(refiner.model, place)
+            refiner.config.lora[place] = None

@@ -23,14 +23,14 @@ class FinetuneSettings:
     buckets: str = "9x48x48x3=7,whole=1"
     """shapes of examples and how often each is trained on: frames x height x width x batch = share, the batch 1 if left
     out; `whole` is one whole trajectory at full size. Of the shares' sum, that many steps in a row"""
-    losses: str = "robust_l1=1,ssim=0.2"
-    """name=weight of each; name=weight@start for one that begins at that step, name=weight@start+ramp for one whose weight
+    losses: Optional[str] = None
+    """by default the task's. name=weight of each; name=weight@start for one that begins at that step, name=weight@start+ramp for one whose weight
     then rises over so many steps; names are l1, mse, charbonnier, robust_l1, ssim, ms_ssim, perceptual, lpips, dists,
     vgg_gram, frame_difference and latent, the mean square of latents, which alone needs no decoding"""
     transformer: Optional[Training] = None
     """what of the transformer is trained; by default full, or lora if it has more than 100 million weights"""
     decoder: Optional[Training] = None
-    """what of the decoder is trained; by default full, or of a large base frozen, for the task driving lora"""
+    """what of the decoder is trained; by default full, or of a large base frozen, and lora for the task driving"""
     encoder: Optional[Literal["full", "frozen"]] = None
     """what of the encoder is trained; by default full, or of a large base frozen"""
     rank: int = 16
@@ -58,6 +58,10 @@ class FinetuneSettings:
     """of several processes, each holds a part of the transformer's weights (FSDP)"""
     fresh: bool = True
     """degrade clean frames anew each time, where the task can (super-resolution, inpainting), in place of what is stored"""
+    degradation: Literal["bicubic", "blur-down", "first-order", "second-order"] = "second-order"
+    """kind of what is drawn anew for super-resolution"""
+    scale: float = 4.0
+    """how much larger its clean frames then are, 1 or more"""
     reference_dropout: float = 0.1
     """chance that a step's examples come with fewer references"""
     # Measured on a real capture not trained on, whose render has 36.83 dB: at 0 photos are trusted too much (36.63), at
@@ -83,6 +87,8 @@ class FinetuneSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{name} is {value}; give a number above 0.")
+        if not 1 <= self.scale < float("inf"):
+            raise UserError(f"scale is {self.scale}; give 1 or more.")
         for name in ("warmup", "ema", "reference_dropout", "reference_disorder"):
             if not 0 <= getattr(self, name) <= 1 or (name == "ema" and self.ema == 1):
                 raise UserError(f"{name} is {getattr(self, name)}; give a number from 0 {'to below' if name == 'ema' else 'to'} 1.")
