@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -19,12 +21,7 @@ from chopgrad_ns.refiner.backbones import Backbone, build
 from chopgrad_ns.refiner.config import RefinerConfig, tiny_backbone
 from chopgrad_ns.refiner.model import RefinerModel, collate
 from chopgrad_ns.refiner.tasks import Task, task_named
-
-WINDOW = 49
-"""Frames refined in one pass; longer clips go through in windows."""
-OVERLAP = 8
-"""Frames that neighbouring windows share and fade over."""
-
+from chopgrad_ns.refiner.windows import Windows, refine_stream
 
 class Refiner:
     """A refiner for one task. `refiner(clip)` gives refined frames [T, 3, H, W] in 0…1.
@@ -36,6 +33,7 @@ class Refiner:
     def __init__(self, config: RefinerConfig, backbone: Backbone | None = None, pretrained: bool = False):
         """`backbone`: with the weights of `config.base`; without, random ones of `config.backbone`."""
         self.config, self.pretrained = config, pretrained
+        self.precision: Literal["fp32", "bf16"] = "fp32"
         self.trained: set[str] = set()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # an untrained refiner is the same everywhere
@@ -163,31 +161,51 @@ class Refiner:
             os.replace(temporary / name, folder / name)
         temporary.rmdir()
 
-    @torch.no_grad()
-    def __call__(self, clip: Clip, size: tuple[int, int] | None = None) -> Float[Tensor, "t 3 h w"]:
-        """Refine a clip in a single step; long ones in windows of 49 frames that fade over 8.
+    def __call__(self, clip: Clip, size: tuple[int, int] | None = None, windows: Windows = Windows()
+                 ) -> Float[Tensor, "t 3 h w"]:
+        """Refine a clip of any length and size in a single step; long ones in windows, large ones in tiles if asked for.
 
         Args:
             size: height and width of the output in pixels, for a task that enlarges.
+
+        Raises:
+            UserError: for a clip that the task cannot take, or with values that are not finite.
+        """
+        return torch.stack(list(self.stream(clip.__getitem__, len(clip), size, windows)))
+
+    def stream(self, read: Callable[[slice], Clip], length: int, size: tuple[int, int] | None = None,
+               windows: Windows = Windows(), progress: Callable[[int, int], None] | None = None
+               ) -> Iterator[Float[Tensor, "3 h w"]]:
+        """Refined frames one by one, of a clip too long to be in memory.
+
+        Args:
+            read: gives some of its `length` frames; called once a window, in order.
+            progress: called with the passes that are done and those that there are.
         """
         self.model.eval()
-        clip = self.task.prepare(clip, size)
-        count = len(clip)
-        if count <= WINDOW:
-            return self._pass(clip)
-        total, weight = torch.zeros_like(clip.frames), clip.frames.new_zeros(count, 1, 1, 1)
-        for start in _window_starts(count):
-            part = slice(start, start + WINDOW)
-            fade = _fade(start > 0, start + WINDOW < count).to(total)
-            total[part] += self._pass(clip[part]) * fade
-            weight[part] += fade
-        return total / weight
+        kept: dict[int, tuple[Tensor, Tensor]] = {}  # of frames to come: what must come out as it went in, and where
 
+        def prepared(part: slice) -> Clip:
+            clip = self.task.prepare(read(part), size)
+            gate = self.task.gate(clip)
+            if gate is not None:
+                kept.update({part.start + t: (clip.frames[t], gate[t] == 0) for t in range(len(clip))})
+            return clip
+
+        backbone = self.model.backbone
+        frames = refine_stream(self._pass, prepared, length, windows, backbone.frame_step, backbone.spatial_factor, progress)
+        for number, frame in enumerate(frames):
+            given, closed = kept.pop(number, (None, None))
+            yield frame if given is None else torch.where(closed, given, frame)
+
+    @torch.no_grad()
     def _pass(self, clip: Clip) -> Float[Tensor, "t 3 h w"]:
         """One pass over a prepared clip."""
         count, _, height, width = clip.frames.shape
-        refined = self.model(collate([clip.to(self.device)], self.config, self.model.backbone))[0]
-        return refined[:count, :, :height, :width].clamp(0, 1).to(clip.frames.device)
+        batch = collate([clip.to(self.device)], self.config, self.model.backbone)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            refined = self.model(batch)[0]
+        return refined[:count, :, :height, :width].clamp(0, 1).to(clip.frames)
 
 
 def _last_channels_first(model: torch.nn.Module) -> None:
@@ -200,19 +218,3 @@ def _last_channels_first(model: torch.nn.Module) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _window_starts(count: int) -> list[int]:
-    starts = list(range(0, count - WINDOW, WINDOW - OVERLAP))
-    return [*starts, count - WINDOW]
-
-
-def _fade(at_start: bool, at_end: bool) -> Float[Tensor, "t 1 1 1"]:
-    """Weights of a window's frames: up where another comes before, down where another follows."""
-    ramp = (torch.arange(OVERLAP) + 1) / (OVERLAP + 1)
-    weight = torch.ones(WINDOW)
-    if at_start:
-        weight[:OVERLAP] = ramp
-    if at_end:
-        weight[-OVERLAP:] = ramp.flip(0)
-    return weight.view(-1, 1, 1, 1)

@@ -12,7 +12,6 @@ from chopgrad_ns.refiner import Refiner
 from chopgrad_ns.refiner.condition import pool_time
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.model import Batch, collate
-from chopgrad_ns.refiner.refiner import WINDOW
 from tests.refiner.clips import pair, stir
 
 
@@ -113,26 +112,6 @@ def test_later_frames_do_not_change_earlier_ones_in_the_decoder(stirred):
         first, second = (decoded(model.decoder, z, prediction.side) for z in (prediction.latents, changed))
     assert torch.equal(first[:, :, :5], second[:, :, :5])
     assert not torch.equal(first[:, :, 5:], second[:, :, 5:])
-
-
-def test_long_clips_fade_between_windows(stirred):
-    clip = pair(WINDOW + 20, 16, 16).degraded
-    refined = stirred(clip)
-    first, second = stirred(clip[:WINDOW]), stirred(clip[20:])
-    torch.testing.assert_close(refined[:20], first[:20], atol=1e-6, rtol=0)
-    torch.testing.assert_close(refined[WINDOW:], second[WINDOW - 20 :], atol=1e-6, rtol=0)
-    # Where both are seen: from nearly all of the first to nearly all of the second, never a jump.
-    both = torch.stack([first[20:], second[: WINDOW - 20]])
-    share = (refined[20:WINDOW] - both[0]).flatten(1).norm(dim=1) / (both[1] - both[0]).flatten(1).norm(dim=1)
-    assert share[0] < 0.15 and share[-1] > 0.85 and share.diff().min() > -1e-4 and share.diff().max() < 0.12
-
-
-def test_windows_of_a_local_refiner_equal_one_pass(fresh):
-    """Untrained, a frame depends on itself alone: windows must then not show at all."""
-    clip = pair(2 * WINDOW + 3, 16, 16).degraded
-    with torch.no_grad():
-        whole = fresh.model(batch_of(fresh, clip))[0, : len(clip)].clamp(0, 1)
-    torch.testing.assert_close(fresh(clip), whole, atol=1e-5, rtol=0)
 
 
 def test_pool_time_keeps_the_first_frame_and_groups_the_rest():

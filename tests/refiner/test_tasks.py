@@ -1,0 +1,168 @@
+"""What each application makes of clips and pairs."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.data.degradations import Degradation, degrade
+from chopgrad_ns.data.stored import StoredPair, save_pair
+from chopgrad_ns.data.video_pairs import HOLE, inpainting_pair
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.refiner import FinetuneSettings, Refiner
+from chopgrad_ns.refiner.config import RefinerConfig
+from chopgrad_ns.refiner.tasks import TASKS, Task, register, task_named
+from tests.refiner.clips import pair, stir, task_pair
+
+
+@pytest.mark.parametrize("name", ["artifact-removal", "super-resolution", "driving", "inpainting"])
+def test_each_pair_is_for_one_task(name, tmp_path):
+    """Told from what is in memory and from what is on disk alike."""
+    example = task_pair(name)
+    save_pair(example, tmp_path / "pair")
+    for one in (example, StoredPair(tmp_path / "pair")):
+        assert [task.name for task in TASKS.values() if task.fits(one)] == [name]
+
+
+@pytest.mark.parametrize("name", ["artifact-removal", "super-resolution", "driving", "inpainting"])
+def test_an_untrained_refiner_gives_back_the_prepared_clip(name):
+    example = task_pair(name)
+    refiner = Refiner(RefinerConfig(task=name))
+    prepared = refiner.task.prepare(example.degraded, example.size)
+    assert prepared.frames.shape == example.clean.shape
+    assert refiner.task.extra(prepared).shape == (len(prepared), refiner.task.extra_channels, *example.size)
+    torch.testing.assert_close(refiner(example.degraded, example.size), prepared.frames, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["driving", "inpainting"])
+def test_the_mask_matters_after_training(name):
+    example = task_pair(name)
+    refiner = Refiner(RefinerConfig(task=name))
+    stir(refiner.model)
+    other = replace(example.degraded, mask=example.degraded.mask.flip(-1))
+    assert (refiner(other) - refiner(example.degraded)).abs().max() > 1e-3
+
+
+def test_no_task_of_that_name_and_no_mask_are_refused():
+    with pytest.raises(UserError, match="no task 'dancing'"):
+        task_named("dancing")
+    with pytest.raises(UserError, match="has no mask"):
+        Refiner(RefinerConfig(task="inpainting"))(pair().degraded)
+    with pytest.raises(UserError, match="give a scale of 1 or more"):
+        Refiner(RefinerConfig(task="super-resolution"))(pair().degraded, (16, 64))
+
+
+# Artifact removal
+
+def test_depth_has_no_unit():
+    clip = pair().degraded
+    task = task_named("artifact-removal")
+    once, twice = (task.extra(task.prepare(replace(clip, depth=clip.depth * scale))) for scale in (1.0, 7.0))
+    torch.testing.assert_close(once, twice)
+    assert once.min() >= 0 and once.max() <= 1
+    empty = replace(clip, depth=torch.zeros_like(clip.depth))
+    assert not task.extra(task.prepare(empty))[:, 1].any()
+
+
+def test_what_a_splat_does_not_show_is_not_learnt():
+    example = pair(frames=2)
+    example.degraded.alpha[:, :, :5] = 0.4
+    example.valid = torch.ones(2, 1, 32, 32)
+    example.valid[0] = 0
+    weight = task_named("artifact-removal").weight(example, FinetuneSettings())
+    assert not weight[0].any() and not weight[1, :, :5].any() and weight[1, :, 5:].all()
+
+
+# Super-resolution
+
+@pytest.mark.parametrize("size", [(32, 48), (37, 51), (16, 24)])
+def test_clips_are_enlarged_to_any_size(size):
+    low = Clip(torch.rand(3, 3, 16, 24))
+    prepared = task_named("super-resolution").prepare(low, size)
+    torch.testing.assert_close(prepared.frames, F.interpolate(low.frames, size, mode="bilinear"))
+
+
+def test_degradations_are_drawn_anew():
+    task, example = task_named("super-resolution"), task_pair("super-resolution")
+    settings = FinetuneSettings(degradation="second-order", scale=2.5)
+    first, second, again = (task.redraw(example, random.Random(seed), settings) for seed in (1, 2, 1))
+    assert torch.equal(first.clean, example.clean)
+    assert first.degraded.frames.shape[-2:] == (round(32 / 2.5), round(32 / 2.5))
+    assert torch.equal(first.degraded.frames, again.degraded.frames)
+    assert not torch.equal(first.degraded.frames, second.degraded.frames)
+    plain = task.redraw(example, random.Random(1), replace(settings, degradation="bicubic"))
+    assert torch.equal(plain.degraded.frames, degrade(example.clean, Degradation("bicubic", 2.5), 0)[0])
+
+
+# Inpainting
+
+def test_what_the_mask_does_not_cover_is_unchanged_to_the_bit():
+    example = task_pair("inpainting")
+    refiner = Refiner(RefinerConfig(task="inpainting"))
+    stir(refiner.model)
+    refined = refiner(example.degraded)
+    kept = (example.degraded.mask == 0).expand_as(refined)
+    assert torch.equal(refined[kept], example.degraded.frames[kept])
+    assert (refined[~kept] - example.degraded.frames[~kept]).abs().mean() > 1e-3
+
+
+def test_nothing_shines_through_a_mask():
+    """The same is made of two clips that differ below the mask alone, and of soft masks a part is kept."""
+    mask = torch.zeros(5, 1, 32, 32)
+    mask[:, :, 8:24, 8:24] = 1
+    one, other = torch.rand(5, 3, 32, 32), torch.rand(5, 3, 32, 32)
+    other = torch.where(mask > 0, other, one)
+    refiner = Refiner(RefinerConfig(task="inpainting"))
+    stir(refiner.model)
+    assert torch.equal(refiner(Clip(one, mask=mask)), refiner(Clip(other, mask=mask)))
+    soft = task_named("inpainting").prepare(Clip(one, mask=mask / 2)).frames[:, :, 8:24, 8:24]
+    torch.testing.assert_close(soft, 0.5 * HOLE + 0.5 * one[:, :, 8:24, 8:24])
+
+
+def test_holes_are_drawn_anew_or_kept():
+    task, example = task_named("inpainting"), task_pair("inpainting")
+    settings, kept = FinetuneSettings(), 0
+    for seed in range(12):
+        drawn = task.redraw(example, random.Random(seed), settings)
+        again = task.redraw(example, random.Random(seed), settings)
+        assert torch.equal(drawn.degraded.mask, again.degraded.mask) and torch.equal(drawn.clean, example.clean)
+        expected = inpainting_pair(drawn.clean, "", drawn.degraded.mask).degraded.frames
+        assert torch.equal(drawn.degraded.frames, expected)
+        kept += torch.equal(drawn.degraded.mask, example.degraded.mask)
+    assert 2 <= kept <= 10
+    assert torch.equal(task.weight(example, settings), example.degraded.mask)
+
+
+# Driving
+
+def test_actor_ids_stand_in_for_a_mask():
+    example = task_pair("driving")
+    task, clip = task_named("driving"), example.degraded
+    assert torch.equal(task.extra(clip), clip.mask)
+    named = replace(clip, mask=None)
+    assert torch.equal(task.extra(named), (clip.actor_ids > 0).float())
+    assert not task.extra(Clip(clip.frames)).any()
+
+
+# A fifth
+
+def test_a_task_of_ones_own(monkeypatch):
+    class Colours(Task):
+        name = "colours"
+        losses = "l1=1"
+
+        def redraw(self, one, draw, settings):
+            grey = one.clean.mean(dim=1, keepdim=True).expand_as(one.clean)
+            return Pair(Clip(grey), one.clean, one.name)
+
+    monkeypatch.delitem(TASKS, "colours", raising=False)
+    register(Colours())
+    monkeypatch.setitem(TASKS, "colours", TASKS["colours"])
+    refiner = Refiner.from_pretrained("tiny", task="colours")
+    grey = refiner.task.redraw(pair(), random.Random(0), FinetuneSettings())
+    assert refiner.config.task == "colours"
+    torch.testing.assert_close(refiner(grey.degraded), grey.degraded.frames, atol=1e-6, rtol=0)
+    del TASKS["colours"]
