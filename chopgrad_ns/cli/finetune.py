@@ -8,7 +8,6 @@ Of a video diffusion model: chopgrad finetune --task super-resolution --base Wan
 On several GPUs: accelerate launch -m chopgrad_ns.cli.main finetune OPTIONS, with --fsdp where one cannot hold the weights
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -46,18 +45,20 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
     from chopgrad_ns.refiner.finetune.validation import hold_out as held_out
     from chopgrad_ns.refiner.tasks import task_named
 
-    strategy = strategy_of(backprop)
+    strategy, main = strategy_of(backprop), accelerator().is_main_process
     settings.check()
-    training_losses(settings.losses or task_named(task).losses)
+    wanted = task_named(task)
+    training_losses(settings.losses or wanted.losses)
     if hold_out < 0 or (hold_out and validation is not None):
         raise UserError("Pairs that judge are some of --pairs or those of --validation; give --hold-out, 1 or more, or --validation, "
                         "not both.")
     stored = PairSet(pairs)
-    examples, judges = of_task(stored, task), [] if validation is None else of_task(PairSet(validation), task)
+    examples = of_task(stored, task, main)
+    judges = [] if validation is None else of_task(PairSet(validation), task, main)
     if hold_out:
         examples, judges = held_out(examples, hold_out, settings.seed)
     refiner = Refiner.from_pretrained(base, task=task, prompt=prompt, timestep=timestep)
-    if not accelerator().is_main_process:
+    if not main:
         finetune(refiner, examples, settings, None, output / "progress", strategy, judges)
         return
     with bar("fine-tuning") as progress:
@@ -70,8 +71,8 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
     stored.complain()
 
 
-def of_task(pairs, task: str) -> list:
-    """Those of a set that are for a task; of others it is told how many there are, and for what.
+def of_task(pairs, task: str, tell: bool) -> list:
+    """Those of a set that are for a task; if asked to, tell of the others how many there are, and for what.
 
     Raises UserError where none is left.
     """
@@ -84,8 +85,8 @@ def of_task(pairs, task: str) -> list:
     if not suited:
         raise UserError(f"None of the {len(pairs)} pairs in {pairs.folder} is for {task}, they are {what}; give that --task, or make "
                         "others with chopgrad pairs.")
-    if len(suited) < len(pairs):
-        print(f"{len(pairs) - len(suited)} of {len(pairs)} pairs are {what}; they are left out.", file=sys.stderr)
+    if tell and len(suited) < len(pairs):
+        print(f"{len(pairs) - len(suited)} of {len(pairs)} pairs are {what}; they are left out.")
     return suited
 
 

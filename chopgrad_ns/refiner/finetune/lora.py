@@ -26,7 +26,7 @@ PLACES = ("transformer", "decoder")
 
 
 class LowRank(nn.Module):
-    """A convolution's weight w as w + (alpha / rank) · B · A, in float32; B starts at zero.
+    """A convolution's weight w as w + (alpha / rank) · B · A, in float32 at least; B starts at zero.
 
     Only the sum is rounded where autocast computes in bfloat16.
     """
@@ -40,7 +40,7 @@ class LowRank(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(outputs, rank_here, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.float() + self.scale * (self.lora_B @ self.lora_A).view(weight.shape)
+        return weight.to(torch.promote_types(weight.dtype, torch.float32)) + self.scale * (self.lora_B @ self.lora_A).view(weight.shape)
 
 
 def is_lora(name: str) -> bool:
