@@ -1,14 +1,8 @@
 """Latent video diffusion models that a refiner can be made of."""
 
 from chopgrad_ns.refiner.backbones.base import Backbone
-from chopgrad_ns.refiner.backbones.wan import Wan
+from chopgrad_ns.refiner.backbones.families import FAMILIES, build
+from chopgrad_ns.refiner.backbones.folders import load
+from chopgrad_ns.refiner.backbones.prompts import embed_prompt
 
-FAMILIES: dict[str, type[Backbone]] = {"wan": Wan}
-
-
-def build(config: dict) -> Backbone:
-    """A backbone with random weights, of the architecture that `Backbone.config` describes."""
-    return FAMILIES[config["family"]].build(config)
-
-
-__all__ = ["FAMILIES", "Backbone", "build"]
+__all__ = ["FAMILIES", "Backbone", "build", "embed_prompt", "load"]

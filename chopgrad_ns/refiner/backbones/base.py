@@ -7,9 +7,10 @@ and where the encoder's features are read. The weights keep the names and shapes
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,8 @@ class Backbone(nn.Module):
     """
 
     family: str
+    vae_class: type[nn.Module]
+    transformer_class: type[nn.Module]
     default_timestep: int
     """0…999: the degraded clip's latent is taken for the noisy sample at this step, where nothing else is asked for"""
     temporal_factor: int
@@ -44,13 +47,25 @@ class Backbone(nn.Module):
     def __init__(self, vae: nn.Module, transformer: nn.Module, scheduler: dict):
         """`scheduler`: the arguments of the scheduler that the model was published with; {} where it has no say."""
         super().__init__()
+        self.check(vae.config, transformer.config, scheduler)
         self.vae, self.transformer, self.scheduler_config = vae, transformer, scheduler
         self.register_module("condition_embed", None)
+
+    @classmethod
+    def build(cls, config: dict) -> Backbone:
+        """Random weights; `config` is what the property of this name gives."""
+        return cls(cls.vae_class(**config["vae"]), cls.transformer_class(**config["transformer"]), config["scheduler"])
+
+    @classmethod
+    @abstractmethod
+    def check(cls, vae: Mapping, transformer: Mapping, scheduler: Mapping) -> None:
+        """Refuse, by ValueError, what cannot be denoised in one step without more than a prompt; these are arguments."""
 
     @property
     def config(self) -> dict:
         """What `build` makes the same architecture of; JSON can hold it."""
-        return {"family": self.family, "vae": arguments(self.vae.config), "transformer": arguments(self.transformer.config),
+        return {"family": self.family, "vae": arguments(self.vae_class, self.vae.config),
+                "transformer": arguments(self.transformer_class, self.transformer.config),
                 "scheduler": dict(self.scheduler_config)}
 
     @property
@@ -61,14 +76,14 @@ class Backbone(nn.Module):
     def condition_on(self, channels: int) -> None:
         """Add a layer `condition_embed` from conditions to tokens, which are added to the patch embedding's.
 
-        It starts at zero, so that at first a condition changes nothing.
+        It starts at zero, so that at first a condition changes nothing, and has 32 bits, since it is there to be trained.
         """
-        config, weight = self.transformer.config, next(self.transformer.parameters())
+        config = self.transformer.config
         width = config.num_attention_heads * config.attention_head_dim
         layer = nn.Conv3d(channels, width, self.patch_size, self.patch_size)
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-        self.condition_embed = layer.to(weight.device, self.transformer.dtype)
+        self.condition_embed = layer.to(next(self.transformer.parameters()).device)
 
     def encode(self, frames: Float[Tensor, "b 3 t h w"], features: bool = False
                ) -> Float[Tensor, "b c tz hz wz"] | tuple[Tensor, list[Float[Tensor, "b c2 t2 h2 w2"]]]:
@@ -104,7 +119,7 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def to_decoder(self, z: Float[Tensor, "b c tz hz wz"]) -> Float[Tensor, "b c tz hz wz"]:
-        """Normalised latents in the decoder's own space."""
+        """Normalised latents in the decoder's own space, and in its dtype."""
 
     @abstractmethod
     def from_decoder(self, latents: Float[Tensor, "b c tz hz wz"]) -> Float[Tensor, "b c tz hz wz"]:
@@ -121,9 +136,9 @@ class Backbone(nn.Module):
             return self._clean(z, self._output(z, timestep, prompt), timestep)
         if self.condition_embed is None:
             raise ValueError("this backbone takes no condition before condition_on(channels) was called")
-        tokens = self.condition_embed(condition.to(self.transformer.dtype))
+        tokens = self.condition_embed(condition.to(self.condition_embed.weight.dtype))
         patch_embed = self._patch_embed()
-        hook = in_this_thread(lambda _module, _inputs, output: self._with_tokens(output, tokens))
+        hook = in_this_thread(lambda _module, _inputs, output: self._with_tokens(output, tokens.to(output.dtype)))
         with _hooked([(patch_embed, hook)]):
             return self._clean(z, self._output(z, timestep, prompt), timestep)
 
@@ -144,9 +159,10 @@ class Backbone(nn.Module):
         """The clean sample by the model's own parametrisation."""
 
 
-def arguments(config: dict) -> dict:
-    """The arguments in a diffusers config, as JSON gives them back: without its own entries, lists for tuples."""
-    return json.loads(json.dumps({name: value for name, value in config.items() if not name.startswith("_")}))
+def arguments(cls: type, config: Mapping) -> dict:
+    """A class's arguments in a diffusers config, as JSON gives them back. Published ones may hold what is none any more."""
+    names = inspect.signature(cls.__init__).parameters
+    return json.loads(json.dumps({name: value for name, value in config.items() if name in names}))
 
 
 @contextlib.contextmanager

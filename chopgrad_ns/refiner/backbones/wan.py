@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
@@ -20,17 +22,12 @@ class Wan(Backbone):
     """
 
     family = "wan"
+    vae_class, transformer_class = AutoencoderKLWan, WanTransformer3DModel
     default_timestep = 250
     temporal_factor = frame_step = 4  # AutoencoderKLWan.encode cuts clips by four, whatever its layers do
 
     def __init__(self, vae: AutoencoderKLWan, transformer: WanTransformer3DModel, scheduler: dict):
         super().__init__(vae, transformer, scheduler)
-        taken, given = transformer.config.in_channels, vae.config.z_dim
-        if taken != given or transformer.config.image_dim is not None:
-            raise ValueError(f"the transformer takes {taken} channels where latents have {given}, or a picture beside them, "
-                             "so it is conditioned on images; only text-to-video models are supported")
-        if 2 ** sum(vae.config.temperal_downsample) != self.temporal_factor:
-            raise ValueError("the autoencoder must compress time by four, as AutoencoderKLWan.encode takes for granted")
         pixels = vae.config.patch_size or 1
         levels = range(len(vae.config.dim_mult))
         self.latent_factor = pixels * 2 ** levels[-1]
@@ -40,10 +37,13 @@ class Wan(Backbone):
                                 2 ** sum(vae.config.temperal_downsample[:level]), pixels * 2**level) for level in levels]
 
     @classmethod
-    def build(cls, config: dict) -> Wan:
-        """Random weights; `config` is what the property of this name gives."""
-        return cls(AutoencoderKLWan(**config["vae"]), WanTransformer3DModel(**config["transformer"]),
-                   config.get("scheduler", {}))
+    def check(cls, vae: Mapping, transformer: Mapping, scheduler: Mapping) -> None:
+        taken, given = transformer["in_channels"], vae["z_dim"]
+        if taken != given or transformer["image_dim"] is not None:
+            raise ValueError(f"the transformer takes {taken} channels where latents have {given}, or a picture beside them, "
+                             "so it is conditioned on images; only text-to-video models are supported")
+        if 2 ** sum(vae["temperal_downsample"]) != cls.temporal_factor:
+            raise ValueError("the autoencoder must compress time by four, as AutoencoderKLWan.encode takes for granted")
 
     @property
     def patch_size(self) -> tuple[int, int, int]:
@@ -58,7 +58,7 @@ class Wan(Backbone):
 
     def to_decoder(self, z: Tensor) -> Tensor:
         mean, std = self._statistics(z)
-        return z * std + mean
+        return (z * std + mean).to(self.vae.dtype)
 
     def from_decoder(self, latents: Tensor) -> Tensor:
         mean, std = self._statistics(latents)
