@@ -11,28 +11,13 @@ import pytest
 import torch
 
 from chopgrad_ns.cli.main import main
-from chopgrad_ns.data.clip import Clip, Pair
-from chopgrad_ns.data.degradations import Degradation
 from chopgrad_ns.data.stored import save_pair
-from chopgrad_ns.data.video_pairs import inpainting_pair, super_resolution_pair
 from chopgrad_ns.refiner import Refiner
 from chopgrad_ns.refiner.finetune.validation import hold_out
 from tests.cli.refusals import refused
-from tests.refiner.clips import pair
+from tests.refiner.task_pairs import TASKS, of_task
 
-TASKS = ("artifact-removal", "super-resolution", "driving", "inpainting")
 QUICK = ["--steps", "2", "--buckets", "5x16x16x2=1,whole=1", "--losses", "l1=1,latent=0.1@1"]
-
-
-def of_task(task: str, seed: int) -> Pair:
-    made, name = pair(frames=5, seed=seed), f"{task}-{seed}"
-    box = torch.zeros(5, 1, 32, 32)
-    box[:, :, 8:20, 8:20] = 1
-    if task == "super-resolution":
-        return super_resolution_pair(made.clean, name, Degradation(kind="bicubic", scale=2), seed)[0]
-    if task == "driving":
-        return Pair(Clip(made.degraded.frames, mask=box, actor_ids=box.to(torch.uint8)), made.clean, name)
-    return inpainting_pair(made.clean, name, box) if task == "inpainting" else Pair(made.degraded, made.clean, name)
 
 
 @pytest.fixture(scope="module")
