@@ -18,7 +18,7 @@ WAYS = {
 }
 # Each backbone and each task meet every way.
 CASES = [(kind, task, list(WAYS)[(i + j) % 3]) for i, kind in enumerate((*KINDS, "tiny")) for j, task in enumerate(TASKS)]
-STEPS = 20
+STEPS, KEPT = 20, 15
 
 
 @pytest.fixture(scope="module")
@@ -27,27 +27,29 @@ def published(tmp_path_factory):
     return {"tiny": "tiny"} | {kind: write_published(folder / kind / "model", kind) for kind in KINDS}
 
 
-def settings(way: str) -> FinetuneSettings:
-    return FinetuneSettings(steps=STEPS, buckets="9x32x32=3,1x16x32=1", losses="l1=1,latent=0.1", lr=1e-3, scale=2,
-                            degradation="bicubic", checkpoint_every=STEPS // 2, ema=0.5, **WAYS[way])
+def settings(way: str, frame_step: int) -> FinetuneSettings:
+    """Half of the steps on clips of as few frames as two latents are made from, half on single frames."""
+    return FinetuneSettings(steps=STEPS, buckets=f"{frame_step + 1}x32x32,1x16x32", losses="l1=1,latent=0.1", lr=1e-3, scale=2,
+                            degradation="bicubic", checkpoint_every=KEPT, ema=0.5, **WAYS[way])
 
 
 @pytest.mark.parametrize("kind, task, way", CASES, ids=["-".join(case) for case in CASES])
 def test_from_a_published_model_to_refined_frames(published, tmp_path, kind, task, way):
     pairs = [of_task(task, seed, frames=9) for seed in range(2)]
     untrained = Refiner.from_pretrained(published[kind], task=task)
+    chosen = settings(way, untrained.model.backbone.frame_step)
 
     def keep(step, steps):
-        if step == STEPS // 2 + 1:
-            shutil.copytree(tmp_path / "progress", tmp_path / "half")
+        if step == KEPT + 1:
+            shutil.copytree(tmp_path / "progress", tmp_path / "kept")
 
     whole = Refiner.from_pretrained(published[kind], task=task)
-    result = finetune(whole, pairs, settings(way), keep, tmp_path / "progress")
+    result = finetune(whole, pairs, chosen, keep, tmp_path / "progress")
     assert result["skipped"] == 0
-    assert json.loads((tmp_path / "half" / "progress.json").read_text())["step"] == STEPS // 2
+    assert json.loads((tmp_path / "kept" / "progress.json").read_text())["step"] == KEPT
     resumed, steps = Refiner.from_pretrained(published[kind], task=task), []
-    finetune(resumed, pairs, settings(way), lambda step, _: steps.append(step), tmp_path / "half")
-    assert steps == list(range(STEPS // 2 + 1, STEPS + 1))
+    finetune(resumed, pairs, chosen, lambda step, _: steps.append(step), tmp_path / "kept")
+    assert steps == list(range(KEPT + 1, STEPS + 1))
     states = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     resumed.save(tmp_path / "refiner")
