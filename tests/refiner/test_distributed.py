@@ -58,3 +58,10 @@ def test_training_of_two_processes_is_that_of_one(found, case, tolerance):
     assert distance(found[0][case], found[1][case]) == 0
     changed = [name for name, value in found[0][case].items() if name not in start or not torch.equal(value, start[name])]
     assert any("transformer" in name for name in changed)
+
+
+def test_what_one_process_leaves_out_both_do(found):
+    one, first, second = (found[where]["skipping"] for where in ("one", 0, 1))
+    assert 0 < int(one["skipped"]) < 6 and one["skipped"] == first["skipped"] == second["skipped"]
+    assert distance(first, second) == 0 and distance(one, first) < 1e-3
+    assert all(value.isfinite().all() for value in first.values())

@@ -29,7 +29,7 @@ def published(tmp_path_factory):
 
 def settings(way: str, frame_step: int) -> FinetuneSettings:
     """Half of the steps on clips of as few frames as two latents are made from, half on single frames."""
-    return FinetuneSettings(steps=STEPS, buckets=f"{frame_step + 1}x32x32,1x16x32", losses="l1=1,latent=0.1", lr=1e-3, scale=2,
+    return FinetuneSettings(steps=STEPS, buckets=f"{frame_step + 1}x16x16,1x16x16", losses="l1=1,latent=0.1", lr=1e-3, scale=2,
                             degradation="bicubic", checkpoint_every=KEPT, ema=0.5, **WAYS[way])
 
 

@@ -62,11 +62,21 @@ def weights(folder: Path, dtype: torch.dtype = torch.float64, **settings) -> dic
     return {name: value.detach().clone() for name, value in made.model.state_dict().items()}
 
 
+def skipping(fsdp: bool) -> dict[str, torch.Tensor]:
+    """Weights after six steps of two examples, some of which have a pair without numbers: one process's or the other's."""
+    made, broken = refiner(torch.float32), pair(name="broken")
+    broken.degraded.frames[:] = float("nan")
+    chosen = replace(UNEVEN, steps=6, buckets="5x16x16x2", fsdp=fsdp)
+    skipped = finetune(made, [broken, *pairs()], chosen)["skipped"]
+    return {"skipped": torch.tensor(skipped)} | {name: value.clone() for name, value in made.model.state_dict().items()}
+
+
 def cases(folder: Path, fsdp: bool) -> dict[str, dict[str, torch.Tensor]]:
     found = {f"gradients-{name}": gradients(name) for name in STRATEGIES}
     found["full"] = weights(folder / "full")
     found["fsdp"] = weights(folder / "fsdp", fsdp=fsdp)
     found["fsdp-lora"] = weights(folder / "lora", torch.float32, fsdp=fsdp, transformer="lora", precision="bf16")
+    found["skipping"] = skipping(fsdp)
     return found
 
 

@@ -94,10 +94,15 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def bytes_here(tensor: Tensor) -> int:
+    """What this process holds of a tensor."""
+    return tensor.to_local().nbytes if isinstance(tensor, DTensor) else tensor.nbytes
+
+
 def put(into: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into one of which this process may hold a part."""
     if isinstance(into, DTensor):
-        value = distribute_tensor(value.to(into.device), into.device_mesh, into.placements, src_data_rank=None)
+        value = distribute_tensor(value.to(into.device), into.device_mesh, into.placements)
     into.copy_(value)
 
 

@@ -13,6 +13,7 @@ from chopgrad_ns.chopgrad import Backprop, Exact, Full, Plan, SpatialTiles, plan
 from chopgrad_ns.chopgrad.meter import peak_bytes
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.refiner.finetune.distributed import bytes_here
 from chopgrad_ns.refiner.model import collate
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def planned(model: RefinerModel, trained: Mapping[str, nn.Parameter], shape: tup
     Raises:
         UserError: where nothing fits; it says which budget would do.
     """
-    held = sum(parameter.nbytes for parameter in model.parameters()) + sum(buffer.nbytes for buffer in model.buffers())
-    held += 4 * sum(parameter.nbytes for parameter in trained.values())
+    held = sum(bytes_here(tensor) for tensor in (*model.parameters(), *model.buffers()))
+    held += 4 * sum(bytes_here(parameter) for parameter in trained.values())
     batch, frames, height, width = shape
     device = model.prompt.device
     one, seen = torch.ones(frames, 1, height, width, device=device), torch.zeros(frames, references, 3, height, width, device=device)
