@@ -101,6 +101,18 @@ def test_everything_of_a_clip_is_cut_alike():
         torch.testing.assert_close(example.clip.frames[:, :1], torch.where(red > 0.5, torch.tensor(128 / 255), red))
 
 
+def test_fresh_holes_are_in_the_crop():
+    clean = pair(frames=5).clean
+    one = inpainting_pair(clean, "whole", torch.zeros(5, 1, 32, 32))
+    for fresh in (False, True):
+        settings = FinetuneSettings(buckets="5x16x16", fresh=fresh)
+        drawn = [Examples([one], task_named("inpainting"), settings, 4, 8).draw(step)[0][0] for step in range(12)]
+        assert sum(bool(example.target[:, 3:].any()) for example in drawn) in (range(3, 12) if fresh else (0,))
+        for example in drawn:
+            grey = torch.where(example.clip.mask > 0, torch.tensor(128 / 255), example.target[:, :3] / 2 + 0.5)
+            torch.testing.assert_close(example.clip.frames, grey)
+
+
 def test_learning_rates():
     assert [factor(share, 0.1, "cosine") for share in (0.05, 0.1, 1.0)] == pytest.approx([0.5, 1, 0.02])
     assert [factor(share, 0.1, "constant") for share in (0.05, 0.1, 1.0)] == pytest.approx([0.5, 1, 1])
@@ -228,15 +240,15 @@ def test_what_is_no_size_of_memory(text):
 
 
 def test_a_budget_chooses_the_strategy_which_is_kept(tmp_path, capsys):
-    once = replace(QUICK, steps=1, buckets="9x32x32,5x16x16", memory_budget="1MB")
-    with pytest.raises(UserError, match=r"too little to train on 1 × 9 frames of 32×32 pixels; give --memory-budget \d") as caught:
+    once = replace(QUICK, steps=1, buckets="5x32x32,5x16x16", memory_budget="1MB")
+    with pytest.raises(UserError, match=r"too little to train on 1 × 5 frames of 32×32 pixels; give --memory-budget \d") as caught:
         finetune(stirred(), [pair()], once)
     enough = replace(once, memory_budget=re.search(r"budget (\S+GB)", str(caught.value))[1])
     with Run(stirred(), [pair()], enough, Exact()) as run:
         run.plan()
         assert isinstance(run.backprop, Exact) and run.backprop != Exact()
         shown = capsys.readouterr().out
-        assert "1 × 9 frames of 32×32 pixels" in shown and f"{run.backprop}" in shown and "Full(" in shown
+        assert "1 × 5 frames of 32×32 pixels" in shown and f"{run.backprop}" in shown and "Full(" in shown
         run.train_step()
         run.save(tmp_path)
     with Run(stirred(), [pair()], enough, Exact()) as again:

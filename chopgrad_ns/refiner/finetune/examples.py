@@ -98,11 +98,7 @@ class Examples:
         flips = [axis for axis in (-1, -2) if draw.random() < 0.5]
         backwards = draw.random() < 0.5
         chosen = sorted(draw.sample(range(stored.reference_count), references))
-        pair = stored.read(slice(start, start + length))
-        if self.settings.fresh:
-            pair = self.task.redraw(pair, draw, self.settings)
-        pair = prepared(pair, self.task)
-        clip, weight = pair.degraded, self.task.weight(pair, self.settings)
+        pair = prepared(stored.read(slice(start, start + length)), self.task)
 
         def cut(value: Tensor | None) -> Tensor | None:
             if value is None:
@@ -112,16 +108,21 @@ class Examples:
             value = value.flip(flips) if flips else value
             return torch.cat([value, value[-1:].expand(waiting, *value.shape[1:])])
 
-        weight = cut(weight).clone()
-        weight[length:] = 0
         # Turned over, frames are of no camera any more.
-        values = {each.name: cut(getattr(clip, each.name)) for each in fields(Clip) if each.name not in ("cameras", "photos")}
+        values = {each.name: cut(getattr(pair.degraded, each.name)) for each in fields(Clip) if each.name not in ("cameras", "photos")}
         for name in ("references", "reference_masks"):
             values[name] = values[name][:, chosen] if references else None
         if references:
             values["references"], values["reference_masks"] = _disordered(
                 values["references"], values["reference_masks"], self.settings.reference_disorder, draw)
-        return Example(Clip(**values, photos=clip.photos), torch.cat([2 * cut(pair.clean) - 1, weight], dim=1))
+        pair = Pair(Clip(**values, photos=pair.degraded.photos), cut(pair.clean), pair.name, cut(pair.valid))
+        if self.settings.fresh:
+            # Of the crop alone, and as it is turned: codecs know where time goes, and a hole should be in the picture.
+            redrawn = self.task.redraw(pair, draw, self.settings)
+            pair = pair if redrawn is pair else prepared(redrawn, self.task)
+        weight = self.task.weight(pair, self.settings).clone()
+        weight[length:] = 0
+        return Example(pair.degraded, torch.cat([2 * pair.clean - 1, weight], dim=1))
 
 
 def prepared(pair: Pair, task: Task) -> Pair:
