@@ -32,10 +32,12 @@ class RefinerConfig:
     """family, and the arguments of diffusers' classes, as `backbones.build` takes them"""
     base: str | None = None
     """Hugging Face id or folder of the published model that tensors which are not stored come from; None: all are stored"""
+    parts: str | None = None
+    """the same for parts that the base lacks: a training may have left its transformer alone"""
     timestep: int = 250
     """0…999: the degraded clip's latent is taken for the noisy sample at this step"""
     prompt: dict = field(default_factory=lambda: {"text": "", "source": "zero"})
-    """what the prompt embedding says, and whether it is zero, or the text encoder's, or was stored with the base"""
+    """what the prompt embedding says, and whether it is zero or came with the base"""
     prompt_tokens: int = 1
     output: Output = "correct"
     """the picture before the head: the input, which the decoder's first channels correct within bounds ("correct"); what is

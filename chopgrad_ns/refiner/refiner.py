@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.refiner.backbones import Backbone, build
+from chopgrad_ns.refiner.backbones import Backbone, build, embed_prompt, load
 from chopgrad_ns.refiner.config import RefinerConfig, tiny_backbone
 from chopgrad_ns.refiner.model import RefinerModel, collate
 from chopgrad_ns.refiner.tasks import Task, task_named
@@ -52,7 +52,8 @@ class Refiner:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, task: str = "artifact-removal", prompt: str | None = None,
-                        timestep: int | None = None, **options) -> Refiner:
+                        timestep: int | None = None, parts: str | Path | None = None, dtype: torch.dtype | None = None,
+                        **options) -> Refiner:
         """Load a refiner, or make one of a published video model.
 
         Args:
@@ -63,6 +64,8 @@ class Refiner:
             prompt: text whose embedding is stored with the refiner; by default the task's. Without a text encoder beside
                 the model the embedding is zero, and `config.prompt` says so.
             timestep: 0…999, that the degraded clip is taken for the noisy sample of; by default the family's.
+            parts: id or folder of a model that parts which `source` lacks are taken from.
+            dtype: of a published model's weights; 32 bits by default.
             options: further fields of `RefinerConfig`, such as `output` and `skips`. Of a checkpoint of ours all is fixed.
 
         Raises:
@@ -76,22 +79,32 @@ class Refiner:
                     return cls._load(path, task)
             given = {} if timestep is None else {"timestep": timestep}
             return cls(RefinerConfig(task=task, **given, **options))
-        if (Path(source) / "config.json").is_file() or (Path(source) / "model.safetensors").is_file():
-            return cls._load(Path(source), task)
-        return cls._of_base(source, task, prompt, timestep, options)
+        if _is_ours(Path(source)):
+            return cls._load(Path(source), task, dtype)
+        return cls._of_base(source, task, prompt, timestep, parts, dtype, options)
 
     @classmethod
-    def _of_base(cls, source: str | Path, task: str, prompt: str | None, timestep: int | None, options: dict) -> Refiner:
-        from chopgrad_ns.refiner.backbones import embed_prompt, load
-
-        backbone = load(source, timestep)
+    def _of_base(cls, source: str | Path, task: str, prompt: str | None, timestep: int | None, parts: str | Path | None,
+                 dtype: torch.dtype | None, options: dict) -> Refiner:
+        backbone = load(source, timestep, dtype, parts)
         text = task_named(task).prompt if prompt is None else prompt
-        embedding = embed_prompt(source, text)
+        places = [place for place in (source, parts) if place is not None]
+        # DOVE has no text encoder, and an embedding of no text.
+        for wanted in dict.fromkeys([text, ""] if prompt is None else [text]):
+            found = (embed_prompt(place, wanted) for place in places)
+            embedding = next((one for one in found if one is not None), None)
+            if embedding is not None:
+                text = wanted
+                break
+        if embedding is None and prompt:
+            raise UserError(f"{source} has no text encoder to embed the prompt with; fetch its text_encoder and tokenizer too, or "
+                            "leave the prompt out.")
         levels = backbone.latent_factor.bit_length()
         config = RefinerConfig(**{
             "task": task, "backbone": backbone.config, "base": str(source), "output": "decode",
+            "parts": None if parts is None else str(parts),
             "timestep": backbone.default_timestep if timestep is None else timestep,
-            "prompt": {"text": text, "source": "zero" if embedding is None else "encoder"},
+            "prompt": {"text": text, "source": "zero" if embedding is None else "base"},
             "prompt_tokens": 1 if embedding is None else len(embedding),
             "condition_channels": [12, 24, 32, 48, 64][:levels]} | options)
         refiner = cls(config, backbone)
@@ -100,7 +113,7 @@ class Refiner:
         return refiner
 
     @classmethod
-    def _load(cls, folder: Path, task: str) -> Refiner:
+    def _load(cls, folder: Path, task: str, dtype: torch.dtype | None = None) -> Refiner:
         config = RefinerConfig.read(folder / "config.json")
         if config.task != task:
             raise UserError(f"The refiner in {folder} was trained for {config.task}, not {task}; give one "
@@ -108,9 +121,7 @@ class Refiner:
         task_named(config.task)
         backbone = None
         if config.base is not None:
-            from chopgrad_ns.refiner.backbones import load
-
-            backbone = load(config.base, config.timestep)
+            backbone = load(config.base, config.timestep, dtype, config.parts)
             if backbone.config != config.backbone:
                 raise UserError(f"The refiner in {folder} was made from {config.base}, which has another architecture now; give "
                                 "back the model that it was made from.")
@@ -214,6 +225,14 @@ def _last_channels_first(model: torch.nn.Module) -> None:
         if isinstance(module, (torch.nn.Conv2d, torch.nn.Conv3d)):
             is_3d = isinstance(module, torch.nn.Conv3d)
             module.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether `save` wrote a folder, or half of one; diffusers names its class in a `config.json`."""
+    if (folder / "model.safetensors").is_file():
+        return True
+    config = folder / "config.json"
+    return config.is_file() and "_class_name" not in config.read_text(errors="replace")
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.cameras import Cameras
 
 OnePass = Callable[[Clip], Float[Tensor, "t 3 h w"]]
-"""Refines a clip that fits into memory; the frames have the clip's size and may be the clip's own."""
+"""Refines a clip that fits into memory; the frames have the clip's size and type, and may be its own."""
 
 
 @dataclass(frozen=True)
@@ -151,16 +151,6 @@ def refine_stream(one_pass: OnePass, read: Callable[[slice], Clip], length: int,
         count = _shared(parts, index) if index + 1 < len(parts) else 0
         tail = frames[done:done + count] * weight[done:done + count]
         del frames  # before the next window is read
-
-
-def refine(one_pass: OnePass, clip: Clip, windows: Windows, frame_step: int,
-           spatial_factor: int) -> Float[Tensor, "t 3 h w"]:
-    """All frames of a clip, refined as by `refine_stream`."""
-    refined = torch.empty_like(clip.frames)
-    for number, frame in enumerate(refine_stream(one_pass, clip.__getitem__, len(clip), windows, frame_step,
-                                                 spatial_factor)):
-        refined[number] = frame
-    return refined
 
 
 def _counted(progress: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:

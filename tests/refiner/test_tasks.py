@@ -7,14 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.data.degradations import Degradation, degrade
 from chopgrad_ns.data.stored import StoredPair, save_pair
 from chopgrad_ns.data.video_pairs import HOLE, inpainting_pair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from chopgrad_ns.refiner.config import RefinerConfig
-from chopgrad_ns.refiner.tasks import TASKS, Task, register, task_named
+from chopgrad_ns.refiner.tasks import TASKS, task_named
 from tests.refiner.clips import pair, stir, task_pair
 
 
@@ -146,23 +146,3 @@ def test_actor_ids_stand_in_for_a_mask():
     assert torch.equal(task.extra(named), (clip.actor_ids > 0).float())
     assert not task.extra(Clip(clip.frames)).any()
 
-
-# A fifth
-
-def test_a_task_of_ones_own(monkeypatch):
-    class Colours(Task):
-        name = "colours"
-        losses = "l1=1"
-
-        def redraw(self, one, draw, settings):
-            grey = one.clean.mean(dim=1, keepdim=True).expand_as(one.clean)
-            return Pair(Clip(grey), one.clean, one.name)
-
-    monkeypatch.delitem(TASKS, "colours", raising=False)
-    register(Colours())
-    monkeypatch.setitem(TASKS, "colours", TASKS["colours"])
-    refiner = Refiner.from_pretrained("tiny", task="colours")
-    grey = refiner.task.redraw(pair(), random.Random(0), FinetuneSettings())
-    assert refiner.config.task == "colours"
-    torch.testing.assert_close(refiner(grey.degraded), grey.degraded.frames, atol=1e-6, rtol=0)
-    del TASKS["colours"]

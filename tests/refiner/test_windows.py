@@ -14,12 +14,17 @@ from chopgrad_ns.errors import UserError
 from chopgrad_ns.refiner import Refiner
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.model import collate
-from chopgrad_ns.refiner.windows import Windows, crop, fade, refine, refine_stream, runs
+from chopgrad_ns.refiner.windows import Windows, crop, fade, refine_stream, runs
 from chopgrad_ns.splat.cameras import Cameras
 from tests.refiner.clips import pair, stir
 
 SIZES = [(23, 17, 31), (1, 8, 8), (9, 40, 40), (70, 16, 16), (40, 33, 57), (5, 5, 70)]
 SMALL = Windows(17, 6, (24, 20), 7)
+
+
+def refine(one_pass, clip: Clip, windows: Windows, *factors: int) -> torch.Tensor:
+    """All frames of `refine_stream`."""
+    return torch.stack(list(refine_stream(one_pass, clip.__getitem__, len(clip), windows, *factors)))
 
 
 def some_runs():

@@ -73,7 +73,7 @@ def fetched(source: str | Path, patterns: Sequence[str]) -> Path:
         return folder
     if folder.is_file() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(f"{name} is neither a folder nor a Hugging Face id (owner/name); give a folder with the sub-folders "
-                        f"vae and transformer, or an id such as {EXAMPLE}.")
+                        f"vae and transformer, an id such as {EXAMPLE}, or \"tiny\" for the embedded refiner.")
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except GatedRepoError as error:
@@ -83,8 +83,8 @@ def fetched(source: str | Path, patterns: Sequence[str]) -> Path:
         raise UserError(f"There is neither a folder {name} nor a public Hugging Face model of that name; give a folder, or an "
                         f"id such as {EXAMPLE}.") from error
     except Exception as error:  # networks fail in ways of several libraries, with no class in common
-        raise UserError(f"{name} is no folder here and could not be fetched from Hugging Face ({first_line(error)}); run "
-                        f"\"hf download {name} --local-dir FOLDER\" where there is a network and give FOLDER instead.") from error
+        raise UserError(f"{name} is no folder here and could not be fetched from Hugging Face ({first_line(error)}); run \"hf "
+                        f"download {name} --local-dir FOLDER\" where there is a network and give FOLDER instead.") from error
 
 
 def _part(folder: Path, base: Path | None, name: str, source: str | Path,
@@ -98,8 +98,8 @@ def _part(folder: Path, base: Path | None, name: str, source: str | Path,
     for place, origin in places:
         if (place / "config.json").is_file():
             return place, origin
-    raise UserError(f"{folder} has no {name}/config.json; give a folder with the sub-folders vae and transformer (\"hf download "
-                    "ID --local-dir FOLDER\" makes one), or a base that has what it lacks.")
+    raise UserError(f"{folder} has no {name}/config.json; give a folder with the sub-folders vae and transformer (\"hf "
+                    "download ID --local-dir FOLDER\" makes one), or a base that has what it lacks.")
 
 
 def _family(folder: Path) -> type[Backbone]:
