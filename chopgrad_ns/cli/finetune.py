@@ -42,6 +42,7 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
     from chopgrad_ns.errors import UserError
     from chopgrad_ns.refiner import Refiner, finetune, training_losses
     from chopgrad_ns.refiner.finetune.distributed import accelerator
+    from chopgrad_ns.refiner.finetune.validation import METRICS
     from chopgrad_ns.refiner.finetune.validation import hold_out as held_out
     from chopgrad_ns.refiner.tasks import task_named
 
@@ -50,8 +51,8 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
     wanted = task_named(task)
     training_losses(settings.losses or wanted.losses)
     if hold_out < 0 or (hold_out and validation is not None):
-        raise UserError("Pairs that judge are some of --pairs or those of --validation; give --hold-out, 1 or more, or --validation, "
-                        "not both.")
+        raise UserError("Pairs that judge are some of --pairs or those of --validation; give --hold-out, 1 or more, or "
+                        "--validation, not both.")
     stored = PairSet(pairs)
     examples = of_task(stored, task, main)
     judges = [] if validation is None else of_task(PairSet(validation), task, main)
@@ -65,8 +66,9 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
         result = finetune(refiner, examples, settings, progress, output / "progress", strategy, judges, output)
     refiner.save(output)
     if judges:
-        print("; ".join(f"{name.upper()} {result[f'{name}_render']:.4g} as given, {result[f'{name}_before']:.4g} before, "
-                        f"{result[f'{name}_after']:.4g} after" for name in ("psnr", "ssim", "perceptual") if f"{name}_after" in result))
+        told = [f"{name.upper()} {result[f'{name}_render']:.4g} as given, {result[f'{name}_before']:.4g} before, "
+                f"{result[f'{name}_after']:.4g} after" for name in METRICS if f"{name}_after" in result]
+        print("; ".join(told))
     print(f"Refiner in {output}; next: chopgrad refine SCENE --splat splat.ply --refiner {output}")
     stored.complain()
 
@@ -83,8 +85,8 @@ def of_task(pairs, task: str, tell: bool) -> list:
     others = sorted({name for pair in pairs if not TASKS[task].fits(pair) for name, one in TASKS.items() if one.fits(pair)})
     what = f"for {' and '.join(others)}" if others else f"not for {task}"
     if not suited:
-        raise UserError(f"None of the {len(pairs)} pairs in {pairs.folder} is for {task}, they are {what}; give that --task, or make "
-                        "others with chopgrad pairs.")
+        raise UserError(f"None of the {len(pairs)} pairs in {pairs.folder} is for {task}, they are {what}; give that --task, "
+                        "or make others with chopgrad pairs.")
     if tell and len(suited) < len(pairs):
         print(f"{len(pairs) - len(suited)} of {len(pairs)} pairs are {what}; they are left out.")
     return suited

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 def found(tmp_path_factory):
     """By case: what one process gives, and what each of two does."""
     alone, both = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("both")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.refiner.two_processes",
-               str(both)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               "-m", "tests.refiner.two_processes", str(both)]
     started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     one = two_processes.cases(alone, fsdp=False)
     shown, _ = started.communicate(timeout=400)

@@ -86,5 +86,6 @@ if __name__ == "__main__":
     made = cases(folder, fsdp=True)
     made["alone"] = gradients("exact", averaged=False)
     for name, tensors in made.items():
-        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}-{here.process_index}.safetensors")
+        file = folder / f"{name}-{here.process_index}.safetensors"
+        save_file({key: value.contiguous() for key, value in tensors.items()}, file)
     torch.distributed.destroy_process_group()

@@ -47,8 +47,8 @@ def parse_buckets(text: str) -> list[Bucket]:
         match = FORM.fullmatch(part)
         numbers = [int(number) for number in re.findall(r"\d+", part)]
         if match is None or not all(numbers):
-            raise UserError(f"{part!r} in the buckets {text!r} is not of the form FRAMESxHEIGHTxWIDTHxBATCH=SHARE or whole=SHARE, "
-                            "in whole numbers above 0.")
+            raise UserError(f"{part!r} in the buckets {text!r} is not of the form FRAMESxHEIGHTxWIDTHxBATCH=SHARE or "
+                            "whole=SHARE, in whole numbers above 0.")
         share = int(match["share"] or 1)
         if match["shape"] == "whole":
             buckets.append(Bucket(None, None, None, 1, share))

@@ -62,7 +62,8 @@ def load(folder: Path, terms: dict, shapes: Mapping[str, tuple[int, ...]]) -> tu
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"The progress of the training in {folder} cannot be read ({reason}); delete it to start anew.") from error
+        raise UserError(f"The progress of the training in {folder} cannot be read ({reason}); delete it to start "
+                        "anew.") from error
 
 
 def terms_of(config, settings: FinetuneSettings, backprop: str, frozen: Mapping[str, Tensor],
@@ -86,7 +87,8 @@ def _fingerprint(frozen: Mapping[str, Tensor]) -> str:
 def check_terms(about: dict, terms: dict, folder: Path) -> None:
     """Raise UserError where a training was started with other terms, naming what differs."""
     if about["task"] != terms["task"]:
-        raise UserError(f"The training in {folder} is for {about['task']}, not {terms['task']}; give another folder for this one.")
+        raise UserError(f"The training in {folder} is for {about['task']}, not {terms['task']}; give another folder for this "
+                        "one.")
     if about["config"] != terms["config"]:
         names = _differing(about["config"], terms["config"])
         raise UserError(f"The training in {folder} is of another refiner ({', '.join(names)}); give the same base, or another "
@@ -94,8 +96,8 @@ def check_terms(about: dict, terms: dict, folder: Path) -> None:
     names = _differing(_parsed(about["settings"]), _parsed(terms["settings"]))
     names += ["backprop"] if about["backprop"] != terms["backprop"] else []
     if names:
-        raise UserError(f"The training in {folder} was started with other settings ({', '.join(names)}); use the same, or another "
-                        "folder.")
+        raise UserError(f"The training in {folder} was started with other settings ({', '.join(names)}); use the same, or "
+                        "another folder.")
     for name, what in (("base", "from another base"), ("pairs", "on other pairs")):
         if about[name] != terms[name]:
             raise UserError(f"The training in {folder} was started {what}; use the same, or another folder.")

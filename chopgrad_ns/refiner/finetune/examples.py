@@ -109,7 +109,8 @@ class Examples:
             return torch.cat([value, value[-1:].expand(waiting, *value.shape[1:])])
 
         # Turned over, frames are of no camera any more.
-        values = {each.name: cut(getattr(pair.degraded, each.name)) for each in fields(Clip) if each.name not in ("cameras", "photos")}
+        values = {each.name: cut(getattr(pair.degraded, each.name)) for each in fields(Clip)
+                  if each.name not in ("cameras", "photos")}
         for name in ("references", "reference_masks"):
             values[name] = values[name][:, chosen] if references else None
         if references:

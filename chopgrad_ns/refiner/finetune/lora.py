@@ -40,7 +40,8 @@ class LowRank(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(outputs, rank_here, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.to(torch.promote_types(weight.dtype, torch.float32)) + self.scale * (self.lora_B @ self.lora_A).view(weight.shape)
+        change = self.scale * (self.lora_B @ self.lora_A).view(weight.shape)
+        return weight.to(torch.promote_types(weight.dtype, torch.float32)) + change
 
 
 def is_lora(name: str) -> bool:

@@ -74,8 +74,8 @@ def training_losses(text: str) -> TrainingLosses:
     if not weights:
         raise UserError(f"the losses {text!r} make no sum: all weights are zero; give one loss a weight.")
     if all(weight.start for weight in weights.values()):
-        raise UserError(f"the losses {text!r} make no sum: no loss has started at step 0; let one of {', '.join(weights)} start "
-                        "there.")
+        raise UserError(f"the losses {text!r} make no sum: no loss has started at step 0; let one of {', '.join(weights)} "
+                        "start there.")
     for name in weights:
         if getattr(LOSSES.get(name), "needs_flow", False):
             raise UserError(f"The loss {name} needs optical flow, which pairs to fine-tune on do not have; leave it out.")

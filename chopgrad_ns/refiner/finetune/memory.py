@@ -35,7 +35,8 @@ def planned(model: RefinerModel, trained: Mapping[str, nn.Parameter], shape: tup
     held += 4 * sum(bytes_here(parameter) for parameter in trained.values())
     batch, frames, height, width = shape
     device = model.prompt.device
-    one, seen = torch.ones(frames, 1, height, width, device=device), torch.zeros(frames, references, 3, height, width, device=device)
+    one = torch.ones(frames, 1, height, width, device=device)
+    seen = one[:, None].expand(-1, references, 3, -1, -1)
     clip = Clip(one.expand(-1, 3, -1, -1), alpha=one, depth=one, mask=one, references=seen, reference_masks=seen[:, :, :1])
     given, found = collate([clip] * batch, model.config, model.backbone), []
     held += peak_bytes(lambda: found.append(model.predict(given)), device)
@@ -45,8 +46,8 @@ def planned(model: RefinerModel, trained: Mapping[str, nn.Parameter], shape: tup
         return found.within(budget - held)
     except ValueError as error:
         needed = held + min(one.peak_bytes for one in found.alternatives)
-        raise UserError(f"{budget / 1e9:.3g} GB are too little to train on {batch} × {frames} frames of {height}×{width} pixels; "
-                        f"give --memory-budget {needed / 1e9 + 0.0005:.3f}GB, or smaller buckets.") from error
+        raise UserError(f"{budget / 1e9:.3g} GB are too little to train on {batch} × {frames} frames of {height}×{width} "
+                        f"pixels; give --memory-budget {needed / 1e9 + 0.0005:.3f}GB, or smaller buckets.") from error
 
 
 def strategy_to_json(strategy: Backprop) -> dict:

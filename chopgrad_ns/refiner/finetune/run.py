@@ -287,8 +287,8 @@ def _set_lora(refiner: Refiner, settings: FinetuneSettings, parts) -> None:
     for place in lora.PLACES:
         there, way = refiner.config.lora.get(place), getattr(parts, place)
         if way == "lora" and there and there != wanted:
-            raise UserError(f"The {place} of this refiner has LoRA of rank {there['rank']} and alpha {there['alpha']:g}; train it "
-                            f"with the same, or in full.")
+            raise UserError(f"The {place} of this refiner has LoRA of rank {there['rank']} and alpha {there['alpha']:g}; train "
+                            "it with the same, or in full.")
         if way == "lora" and not there:
             lora.add_lora(refiner.model, {place: wanted})
             refiner.config.lora[place] = wanted

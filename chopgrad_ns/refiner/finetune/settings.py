@@ -22,11 +22,13 @@ class FinetuneSettings:
     """stop by then, even if `steps` are not reached; the learning rate falls with whichever runs out first"""
     buckets: str = "9x48x48x3=7,whole=1"
     """shapes of examples and how often each is trained on: frames x height x width x batch = share, the batch 1 if left
-    out; `whole` is one whole trajectory at full size. Of the shares' sum, that many steps in a row"""
+    out; `whole` is one whole trajectory at full size. In as many steps as all shares together each comes as often as its
+    share says"""
     losses: Optional[str] = None
-    """by default the task's. name=weight of each; name=weight@start for one that begins at that step, name=weight@start+ramp for one whose weight
-    then rises over so many steps; names are l1, mse, charbonnier, robust_l1, ssim, ms_ssim, perceptual, lpips, dists,
-    vgg_gram, frame_difference and latent, the mean square of latents, which alone needs no decoding"""
+    """name=weight of each, by default the task's; name=weight@start for one that begins at that step,
+    name=weight@start+ramp for one whose weight then rises over so many steps; names are l1, mse, charbonnier, robust_l1,
+    ssim, ms_ssim, perceptual, lpips, dists, vgg_gram, frame_difference and latent, the mean square of latents, which alone
+    needs no decoding"""
     transformer: Optional[Training] = None
     """what of the transformer is trained; by default full, or lora if it has more than 100 million weights"""
     decoder: Optional[Training] = None
@@ -91,7 +93,8 @@ class FinetuneSettings:
             raise UserError(f"scale is {self.scale}; give 1 or more.")
         for name in ("warmup", "ema", "reference_dropout", "reference_disorder"):
             if not 0 <= getattr(self, name) <= 1 or (name == "ema" and self.ema == 1):
-                raise UserError(f"{name} is {getattr(self, name)}; give a number from 0 {'to below' if name == 'ema' else 'to'} 1.")
+                most = "below 1" if name == "ema" else "1"
+                raise UserError(f"{name} is {getattr(self, name)}; give a number from 0 to {most}.")
         if self.memory_budget is not None:
             bytes_of(self.memory_budget)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FPS = 12
 """Of the films."""
+METRICS = ("psnr", "ssim", "perceptual")
 SMALLEST = 16
 """Pixels of the shorter side from which on there is a perceptual distance."""
 
@@ -101,7 +102,7 @@ def hold_out(pairs: Sequence[StoredPair], count: int, seed: int) -> tuple[list[S
     while order and len(held) < count:
         held += scenes[order.pop()]
     if len(held) < count or not order:
-        raise UserError(f"Holding out {count} of {len(pairs)} pairs, which are of {len(scenes)} scenes, leaves none of another scene to "
-                        "train on; hold out fewer, or give pairs of other scenes with --validation.")
+        raise UserError(f"Holding out {count} of {len(pairs)} pairs, which are of {len(scenes)} scenes, leaves none of another "
+                        "scene to train on; hold out fewer, or give pairs of other scenes with --validation.")
     left = set(order)
     return [pair for pair in pairs if str(pair.about.get("scene", pair.name)) in left], held[:count]
