@@ -9,7 +9,7 @@ On several GPUs: accelerate launch -m chopgrad_ns.cli.main finetune OPTIONS, wit
 """
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import tyro
 
@@ -18,7 +18,7 @@ from chopgrad_ns.refiner.finetune.settings import FinetuneSettings
 
 def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.conf.OmitArgPrefixes],
         task: str = "artifact-removal", base: str = "tiny", prompt: Optional[str] = None, timestep: Optional[int] = None,
-        backprop: str = "exact", validation: Optional[Path] = None, hold_out: int = 0) -> None:
+        parts: Optional[str] = None, base_dtype: Literal["fp32", "bf16"] = "fp32", backprop: str = "exact", validation: Optional[Path] = None, hold_out: int = 0) -> None:
     """Fine-tune a refiner.
 
     Args:
@@ -31,12 +31,17 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
             folder in the layout of diffusers or DOVE
         prompt: text whose embedding is stored with a refiner of a video diffusion model; by default the task's
         timestep: 0 to 999, that a degraded clip is taken for the noisy sample of; by default what suits the base
+        parts: id or folder of a video diffusion model that parts which the base lacks are taken from
+        base_dtype: of the weights of a video diffusion model as they are read; bf16, with --precision bf16, takes half the
+            memory, and rounds also what is trained in full
         backprop: how far losses reach back through the decoder: exact, full (the same, with everything in memory) or
             truncated-N (to N groups of frames before their own); exact-offload, exact-keep-K and exact-layers take less
             memory and more time, and can be joined: exact-offload-layers. With --memory-budget it is chosen
         validation: folder of pairs that only judge
         hold_out: so many of the pairs only judge; no others of their scenes are trained on
     """
+    import torch
+
     from chopgrad_ns.cli.progress import bar
     from chopgrad_ns.data.pair_set import PairSet
     from chopgrad_ns.errors import UserError
@@ -58,7 +63,8 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
     judges = [] if validation is None else of_task(PairSet(validation), task, main)
     if hold_out:
         examples, judges = held_out(examples, hold_out, settings.seed)
-    refiner = Refiner.from_pretrained(base, task=task, prompt=prompt, timestep=timestep)
+    dtype = torch.bfloat16 if base_dtype == "bf16" else None
+    refiner = Refiner.from_pretrained(base, task=task, prompt=prompt, timestep=timestep, parts=parts, dtype=dtype)
     if not main:
         finetune(refiner, examples, settings, None, output / "progress", strategy, judges)
         return

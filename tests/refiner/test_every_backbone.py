@@ -61,6 +61,21 @@ def test_from_a_published_model_to_refined_frames(published, tmp_path, kind, tas
     assert (refined[0] - refined[1]).abs().max() > 1e-3, "it learnt something"
 
 
+@pytest.mark.parametrize("kind", ["wan2.1", "cogvideox-2b"])
+def test_a_base_in_bfloat16_is_trained_as_one_in_float32(published, kind):
+    """With LoRA the frozen weights are in bfloat16 either way; validation goes on beside it."""
+    pairs, results = [of_task("driving", seed, frames=9) for seed in range(2)], []
+    quick = FinetuneSettings(steps=2, buckets="9x32x32", losses="l1=1,latent=1", lr=1e-3, precision="bf16", validate_every=1,
+                             gradient_checkpointing=True, **WAYS["lora"])
+    for dtype in (torch.float32, torch.bfloat16):
+        refiner = Refiner.from_pretrained(published[kind], task="driving", dtype=dtype)
+        results.append(finetune(refiner, pairs[:1], quick, validation=pairs[1:]))
+    assert results[0]["loss"] == results[1]["loss"] and results[0]["psnr_before"] == pytest.approx(results[1]["psnr_before"])
+    assert results[0]["psnr_after"] > results[0]["psnr_before"] and results[0]["psnr_before"] != results[0]["psnr_render"]
+    with pytest.raises(UserError, match="give --precision bf16"):
+        finetune(Refiner.from_pretrained(published[kind], task="driving", dtype=torch.bfloat16), pairs, settings("lora", 8))
+
+
 def test_training_is_not_taken_up_by_another_base(published, tmp_path):
     pairs, quick = [of_task("inpainting", 0, frames=9)], FinetuneSettings(steps=1, buckets="1x16x16", losses="latent=1")
     finetune(Refiner.from_pretrained(published["wan2.1"], task="inpainting"), pairs, quick, checkpoint_dir=tmp_path)

@@ -50,7 +50,8 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
     result, run = {}, Run(refiner, pairs, settings, backprop)
     if validation:
         result |= {f"{name}_render": value for name, value in judge.degraded().items()}
-        result |= {f"{name}_before": value for name, value in judge.measure(refiner).items()}
+        with run.refining():
+            result |= {f"{name}_before": value for name, value in judge.measure(refiner).items()}
     with run:
         resumed = checkpoint_dir is not None and run.resume(Path(checkpoint_dir))
         if settings.memory_budget is not None and not resumed:
@@ -73,7 +74,8 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
     recent = run.losses[-max(len(run.losses) // 10, 1):]
     result |= {"loss": sum(recent) / max(len(recent), 1), "skipped": run.skipped}
     if validation:
-        result |= {f"{name}_after": value for name, value in _validate(judge, refiner, run, log, log_dir).items()}
+        with run.refining():
+            result |= {f"{name}_after": value for name, value in _validate(judge, refiner, run, log, log_dir).items()}
     if log is not None:
         log.close()
     return result

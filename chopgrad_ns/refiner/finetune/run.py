@@ -56,6 +56,8 @@ class Run:
         self._required = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
         _set_lora(refiner, settings, self.parts)
         self.trained = set_trained(self.model, self.parts)
+        if settings.precision == "fp32" and any(value.dtype == torch.bfloat16 for value in self.model.parameters()):
+            raise UserError("The base's weights are in bfloat16 and what is trained is not; give --precision bf16.")
         backbone = self.model.backbone
         self.examples = Examples(pairs, refiner.task, settings, backbone.frame_step, backbone.spatial_factor)
         self.terms = checkpoint.terms_of(refiner.config, settings, str(backprop),
@@ -218,12 +220,20 @@ class Run:
             self.average[name].lerp_(value, 1 - decay)
 
     @contextmanager
-    def averaged(self):
-        """Within the context the model has the averaged weights, and is set to refine."""
-        self._exchange()
-        self.model.eval()
+    def refining(self):
+        """Within the context the refiner computes as precisely as the settings say."""
+        before, self.refiner.precision = self.refiner.precision, self.settings.precision
         try:
-            with self._autocast():
+            yield
+        finally:
+            self.refiner.precision = before
+
+    @contextmanager
+    def averaged(self):
+        """Within the context the model has the averaged weights, with which the refiner refines."""
+        self._exchange()
+        try:
+            with self.refining():
                 yield
         finally:
             self.model.train()
