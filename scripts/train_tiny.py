@@ -86,7 +86,8 @@ def main(options: Options) -> None:
     pairs, judges = (PairSet(options.work / name) for name in sets)
     print(f"{time.monotonic() - start:.0f} s: {len(pairs)} pairs, {len(judges)} to judge by", flush=True)
     settings = FinetuneSettings(
-        steps=options.steps, max_seconds=60 * options.minutes, batch=options.batch, crop=options.crop,
+        steps=options.steps, max_seconds=60 * options.minutes,
+        buckets=f"9x{options.crop}x{options.crop}x{options.batch}=7,whole=1",
         losses="robust_l1=1,ssim=0.2,perceptual=0.1", checkpoint_every=200)
     refiner = Refiner(RefinerConfig())
     table = {"raw": judge(lambda clip: clip.frames, judges), "blend of warped photos": judge(blend_baseline, judges)}

@@ -1,49 +1,101 @@
 """Fine-tune a video refiner on pairs, with pixel losses through its causal decoder over whole clips.
 
 Example: chopgrad finetune --pairs pairs --output refiner --steps 1000 --losses robust_l1=1,ssim=0.2,perceptual=0.1@500+200
+
+Of a video diffusion model: chopgrad finetune --task super-resolution --base Wan-AI/Wan2.1-T2V-1.3B-Diffusers --pairs pairs
+--output refiner --buckets 17x256x256=3,49x480x832=1 --precision bf16 --gradient-checkpointing --memory-budget 70GB
+
+On several GPUs: accelerate launch -m chopgrad_ns.cli.main finetune OPTIONS, with --fsdp where one cannot hold the weights
 """
 
 from pathlib import Path
-from typing import Optional
+from typing import Annotated, Literal, Optional
+
+import tyro
+
+from chopgrad_ns.refiner.finetune.settings import FinetuneSettings
 
 
-def run(pairs: Path, output: Path, base: str = "tiny", steps: int = 240, losses: str = "robust_l1=1,ssim=0.2",
-        backprop: str = "exact", learning_rate: Optional[float] = None, seed: int = 0) -> None:
+def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.conf.OmitArgPrefixes],
+        task: str = "artifact-removal", base: str = "tiny", prompt: Optional[str] = None, timestep: Optional[int] = None,
+        parts: Optional[str] = None, base_dtype: Literal["fp32", "bf16"] = "fp32", backprop: str = "exact", validation: Optional[Path] = None, hold_out: int = 0) -> None:
     """Fine-tune a refiner.
 
     Args:
         pairs: folder that `chopgrad pairs` wrote
-        output: folder for the refiner (config.json, model.safetensors); progress is kept in it, and an interrupted
-            run given again continues
-        base: "tiny" or a folder with a refiner
-        steps: optimisation steps
-        losses: name=weight of each; name=weight@start for one that begins at that step, name=weight@start+ramp for one
-            whose weight then rises over so many steps; names are l1, mse, charbonnier, robust_l1, ssim, ms_ssim,
-            perceptual, lpips, dists, vgg_gram and frame_difference
+        output: folder for the refiner (config.json, model.safetensors), for TensorBoard and films of validation; progress is
+            kept in it, and an interrupted run given again continues
+        settings: how to train
+        task: artifact-removal, super-resolution, driving or inpainting; pairs of other tasks are left out
+        base: "tiny", a folder with a refiner, or a video diffusion model (Wan2.1, Wan2.2, CogVideoX): its Hugging Face id, or a
+            folder in the layout of diffusers or DOVE
+        prompt: text whose embedding is stored with a refiner of a video diffusion model; by default the task's
+        timestep: 0 to 999, that a degraded clip is taken for the noisy sample of; by default what suits the base
+        parts: id or folder of a video diffusion model that parts which the base lacks are taken from
+        base_dtype: of the weights of a video diffusion model as they are read; bf16, with --precision bf16, takes half the
+            memory, and rounds also what is trained in full
         backprop: how far losses reach back through the decoder: exact, full (the same, with everything in memory) or
             truncated-N (to N groups of frames before their own); exact-offload, exact-keep-K and exact-layers take less
-            memory and more time, and can be joined: exact-offload-layers
-        learning_rate: of AdamW, at its highest; by default 1e-3 for an untrained base, 2e-4 for a trained one
-        seed: of crops and order
+            memory and more time, and can be joined: exact-offload-layers. With --memory-budget it is chosen
+        validation: folder of pairs that only judge
+        hold_out: so many of the pairs only judge; no others of their scenes are trained on
     """
+    import torch
+
     from chopgrad_ns.cli.progress import bar
     from chopgrad_ns.data.pair_set import PairSet
-    from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune, training_losses
+    from chopgrad_ns.errors import UserError
+    from chopgrad_ns.refiner import Refiner, finetune, training_losses
+    from chopgrad_ns.refiner.finetune.distributed import accelerator
+    from chopgrad_ns.refiner.finetune.validation import METRICS
+    from chopgrad_ns.refiner.finetune.validation import hold_out as held_out
+    from chopgrad_ns.refiner.tasks import task_named
 
-    strategy = strategy_of(backprop)
-    training_losses(losses)
+    strategy, main = strategy_of(backprop), accelerator().is_main_process
+    settings.check()
+    wanted = task_named(task)
+    training_losses(settings.losses or wanted.losses)
+    if hold_out < 0 or (hold_out and validation is not None):
+        raise UserError("Pairs that judge are some of --pairs or those of --validation; give --hold-out, 1 or more, or "
+                        "--validation, not both.")
     stored = PairSet(pairs)
-    examples = stored.of_one_size()
-    if len(examples) < len(stored):
-        print(f"{len(stored) - len(examples)} of {len(stored)} pairs are for super-resolution, which no refiner here learns yet; "
-              "they are left out.")
-    refiner = Refiner.from_pretrained(base, task="artifact-removal")
-    settings = FinetuneSettings(steps=steps, lr=learning_rate, losses=losses, seed=seed)
+    examples = of_task(stored, task, main)
+    judges = [] if validation is None else of_task(PairSet(validation), task, main)
+    if hold_out:
+        examples, judges = held_out(examples, hold_out, settings.seed)
+    dtype = torch.bfloat16 if base_dtype == "bf16" else None
+    refiner = Refiner.from_pretrained(base, task=task, prompt=prompt, timestep=timestep, parts=parts, dtype=dtype)
+    if not main:
+        finetune(refiner, examples, settings, None, output / "progress", strategy, judges)
+        return
     with bar("fine-tuning") as progress:
-        finetune(refiner, examples, settings, progress, checkpoint_dir=output / "progress", backprop=strategy)
+        result = finetune(refiner, examples, settings, progress, output / "progress", strategy, judges, output)
     refiner.save(output)
+    if judges:
+        told = [f"{name.upper()} {result[f'{name}_render']:.4g} as given, {result[f'{name}_before']:.4g} before, "
+                f"{result[f'{name}_after']:.4g} after" for name in METRICS if f"{name}_after" in result]
+        print("; ".join(told))
     print(f"Refiner in {output}; next: chopgrad refine SCENE --splat splat.ply --refiner {output}")
     stored.complain()
+
+
+def of_task(pairs, task: str, tell: bool) -> list:
+    """Those of a set that are for a task; if asked to, tell of the others how many there are, and for what.
+
+    Raises UserError where none is left.
+    """
+    from chopgrad_ns.errors import UserError
+    from chopgrad_ns.refiner.tasks import TASKS
+
+    suited = [pair for pair in pairs if TASKS[task].fits(pair)]
+    others = sorted({name for pair in pairs if not TASKS[task].fits(pair) for name, one in TASKS.items() if one.fits(pair)})
+    what = f"for {' and '.join(others)}" if others else f"not for {task}"
+    if not suited:
+        raise UserError(f"None of the {len(pairs)} pairs in {pairs.folder} is for {task}, they are {what}; give that --task, "
+                        "or make others with chopgrad pairs.")
+    if tell and len(suited) < len(pairs):
+        print(f"{len(pairs) - len(suited)} of {len(pairs)} pairs are {what}; they are left out.")
+    return suited
 
 
 def strategy_of(backprop: str):

@@ -68,11 +68,25 @@ class Weighted:
 def parse_losses(text: str) -> Weighted:
     """The sum that a command line asks for: `mse=1,dists=0.1,lpips=1@2000,vgg_gram=0.5@2000+500`.
 
+    Raises:
+        UserError: for what `parse_weights` refuses, or if it makes no `Weighted`.
+    """
+    weights = parse_weights(text)
+    try:
+        return Weighted(weights)
+    except ValueError as error:
+        raise UserError(f"the losses {text!r} make no sum: {error}.") from error
+
+
+def parse_weights(text: str) -> dict[str, Weight]:
+    """The weights in a text such as `mse=1,lpips=1@2000,vgg_gram=0.5@2000+500`, by name; whether there are such losses is
+    not looked at.
+
     Each is `name=weight`, then `@step` for a loss that starts there, then `+steps` for a weight that rises over so
     many steps.
 
     Raises:
-        UserError: if it is not of that form, names a loss twice, or makes no `Weighted`.
+        UserError: if it is not of that form, or names a loss twice.
     """
     weights: dict[str, Weight] = {}
     for part in (part.strip() for part in text.split(",")):
@@ -84,10 +98,7 @@ def parse_losses(text: str) -> Weighted:
         if name in weights:
             raise UserError(f"the losses {text!r} name {name} twice; give it one weight.")
         weights[name] = Weight(_number(value, text), int(start or 0), int(ramp or 0))
-    try:
-        return Weighted(weights)
-    except ValueError as error:
-        raise UserError(f"the losses {text!r} make no sum: {error}.") from error
+    return weights
 
 
 def _number(value: str, text: str) -> float:

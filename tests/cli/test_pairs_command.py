@@ -384,20 +384,16 @@ def test_a_video_that_is_none(video, tmp_path, capsys):
     assert read_manifest(tmp_path / "none")["pairs"] == []
 
 
-def test_refiners_do_not_train_on_smaller_frames_yet(video, tmp_path, capsys):
-    from chopgrad_ns.errors import UserError
-    from chopgrad_ns.refiner import Refiner, finetune
-
+def test_refiners_train_on_pairs_of_their_task_alone(video, tmp_path, capsys):
     command = ["pairs", "--output", str(tmp_path / "out"), "--videos", str(video), "--clip-frames", "7", "--degradation", "bicubic",
                "--masks", "box"]
     main([*command, "--tasks", "super-resolution"])
-    training = ["finetune", "--pairs", tmp_path / "out", "--output", tmp_path / "refiner", "--steps", 1]
-    refused(capsys, *training, message="others than for super-resolution")
-    with pytest.raises(UserError, match="are smaller"):
-        finetune(Refiner.from_pretrained("tiny"), PairSet(tmp_path / "out"))
+    training = ["finetune", "--pairs", tmp_path / "out", "--steps", 1, "--buckets", "5x16x16", "--output"]
+    refused(capsys, *training, tmp_path / "refiner", "--task", "inpainting", message="they are for super-resolution")
     main(command)
-    main(list(map(str, training)))
-    assert "2 of 4 pairs are for super-resolution" in capsys.readouterr().out
+    for task, other in (("inpainting", "super-resolution"), ("super-resolution", "inpainting")):
+        main(list(map(str, [*training, tmp_path / task, "--task", task])))
+        assert f"2 of 4 pairs are for {other}" in capsys.readouterr().out
 
 
 def test_actors_of_a_street_are_cut_out_and_put_back(tmp_path, capsys):

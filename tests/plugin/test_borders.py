@@ -9,7 +9,7 @@ import pytest
 from chopgrad_ns.plugin.config import chopgrad_refine
 from chopgrad_ns.plugin.runs import RunLock
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.refiner import FinetuneSettings
+from chopgrad_ns.refiner.tasks import task_named
 from tests.plugin.conftest import ns_train, write_plane_scene
 
 
@@ -94,7 +94,7 @@ def test_settings(refused, empty_hub, settings, message):
 
 
 def test_losses_by_default():
-    assert chopgrad_refine.config.refine.losses == FinetuneSettings().losses
+    assert chopgrad_refine.config.refine.losses == task_named("artifact-removal").losses
 
 
 def test_unreadable_refiner_and_splat(refused, tmp_path):

@@ -13,10 +13,19 @@ from chopgrad_ns.evaluate.metrics import psnr
 from chopgrad_ns.losses import LOSSES
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune, training_losses
 from chopgrad_ns.refiner.config import RefinerConfig
-from chopgrad_ns.refiner.examples import draw_examples, pixel_weight
+from chopgrad_ns.refiner.finetune.examples import Example, Examples
+from chopgrad_ns.refiner.tasks import task_named
 from tests.refiner.clips import pair
 
-QUICK = FinetuneSettings(steps=4, crop=16, clip_frames=5, batch=2, whole_every=0, checkpoint_every=2)
+QUICK = FinetuneSettings(steps=4, buckets="5x16x16x2", losses="robust_l1=1,ssim=0.2", checkpoint_every=2)
+
+
+def driven() -> Pair:
+    """A pair for the task driving."""
+    made = pair()
+    there = torch.zeros(9, 1, 32, 32)
+    there[:, :, 8:24, 8:24] = 1
+    return Pair(Clip(made.degraded.frames, mask=there, actor_ids=there.to(torch.uint8)), made.clean, "drive")
 
 
 def weights(refiner: Refiner) -> dict[str, torch.Tensor]:
@@ -30,7 +39,7 @@ def same(first: dict, second: dict) -> bool:
 def test_overfits_a_clip_by_several_decibels():
     refiner, example = Refiner(RefinerConfig()), pair(frames=5, height=24, width=24)
     before = psnr(refiner(example.degraded), example.clean).mean()
-    settings = FinetuneSettings(steps=60, lr=3e-3, crop=24, clip_frames=5, batch=1, whole_every=0, ema=0.9)
+    settings = FinetuneSettings(steps=60, lr=3e-3, buckets="5x24x24", ema=0.9)
     result = finetune(refiner, [example], settings, validation=[example])
     after = psnr(refiner(example.degraded), example.clean).mean()
     assert after > before + 3 and refiner.pretrained
@@ -38,7 +47,7 @@ def test_overfits_a_clip_by_several_decibels():
     assert result["psnr_after"] == pytest.approx(float(after), abs=0.01)
     render = psnr(example.degraded.frames, example.clean).mean()
     assert result["psnr_render"] == pytest.approx(float(render), abs=0.01)
-    assert result["skipped"] == 0
+    assert result["skipped"] == 0 and result["ssim_after"] > result["ssim_before"] > 0
 
 
 @pytest.mark.parametrize("losses", [QUICK.losses, "robust_l1=1,ssim=0.5@1+3,frame_difference=1@3"])
@@ -120,14 +129,19 @@ def test_unusable_progress_is_refused(tmp_path):
         finetune(Refiner(config), [pair()], settings, checkpoint_dir=tmp_path, **options)
 
     train()
-    with pytest.raises(UserError, match="other settings"):
+    train(settings=replace(once, losses="robust_l1=1.0, ssim=0.20@0", buckets="5x16x16x2=1", checkpoint_every=7))
+    with pytest.raises(UserError, match=r"other settings \(lr\)"):
         train(settings=replace(once, lr=5e-4))
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"other settings \(losses\)"):
         train(settings=replace(once, losses=once.losses + "@0+5"))
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"other settings \(backprop\)"):
         train(backprop=Full())
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"another refiner \(timestep\)"):
         train(RefinerConfig(timestep=100))
+    with pytest.raises(UserError, match="other pairs"):
+        finetune(Refiner(RefinerConfig()), [pair(frames=7)], once, checkpoint_dir=tmp_path)
+    with pytest.raises(UserError, match="is for artifact-removal, not driving"):
+        finetune(Refiner(RefinerConfig(task="driving")), [driven()], once, checkpoint_dir=tmp_path)
     file = tmp_path / "step-1.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be read"):
@@ -141,7 +155,7 @@ def test_broken_frames_are_skipped_and_weights_stay_finite(capsys):
     broken = pair(name="broken")
     broken.degraded.frames[:] = float("nan")
     refiner = Refiner(RefinerConfig())
-    settings = replace(QUICK, steps=6, batch=1, seed=1)
+    settings = replace(QUICK, steps=6, buckets="5x16x16", seed=1)
     result = finetune(refiner, [broken, pair()], settings)
     assert 0 < result["skipped"] < 6
     assert all(value.isfinite().all() for value in weights(refiner).values())
@@ -152,7 +166,7 @@ def test_training_that_only_fails_gives_up():
     broken = pair(name="broken")
     broken.degraded.frames[:] = float("nan")
     with pytest.raises(UserError, match="10 steps in a row"):
-        finetune(Refiner(RefinerConfig()), [broken], replace(QUICK, steps=30, batch=1))
+        finetune(Refiner(RefinerConfig()), [broken], replace(QUICK, steps=30, buckets="5x16x16"))
 
 
 def test_no_pairs_is_refused():
@@ -171,7 +185,7 @@ def test_time_limit_ends_the_training(tmp_path):
 def test_whole_trajectories_and_other_strategies():
     bare = Pair(Clip(pair().clean), pair().clean, "bare")
     pairs = [pair(frames=7, seed=0), pair(frames=2, seed=1, references=0), bare]
-    for settings in (replace(QUICK, clip_frames=None, steps=2), replace(QUICK, steps=1, batch=3)):
+    for settings in (replace(QUICK, buckets="whole", steps=2), replace(QUICK, steps=1, buckets="5x16x16x3")):
         refiner = Refiner(RefinerConfig())
         before = weights(refiner)
         result = finetune(refiner, pairs, settings, backprop=Truncated(1))
@@ -183,19 +197,24 @@ def test_pictures_smaller_than_a_block():
     assert finetune(Refiner(RefinerConfig()), [small], replace(QUICK, steps=1))["skipped"] == 0
 
 
+def draw(pairs: list, settings: FinetuneSettings, step: int = 0) -> list[Example]:
+    return Examples(pairs, task_named("artifact-removal"), settings, 4, 8).draw(step)[0]
+
+
 def test_a_step_mixes_pairs_and_can_be_drawn_again():
     # Every picture of pair i has the one value i / 10, which flips and crops keep.
     pairs = []
     for i in range(4):
         shade = torch.full((12, 3, 24, 40), i / 10)
         pairs.append(Pair(Clip(shade), shade.clone(), str(i)))
-    settings = FinetuneSettings(crop=20, clip_frames=9, batch=3, whole_every=4)
-    for step in range(4):
-        examples = draw_examples(pairs, settings, step, 8)
+    settings = FinetuneSettings(buckets="9x20x30x3=3,whole=1")
+    for step in range(8):
+        examples = draw(pairs, settings, step)
         shades = [round(float(example.clip.frames.mean()), 3) for example in examples]
-        assert len(set(shades)) == len(examples) == (1 if step == 3 else 3)
-        assert all(example.clip.frames.shape == ((12 if step == 3 else 9), 3, 16, 16) for example in examples)
-        again = draw_examples(pairs, settings, step, 8)
+        assert len(set(shades)) == len(examples) == (1 if step % 4 == 3 else 3)
+        expected = (12, 3, 24, 40) if step % 4 == 3 else (9, 3, 16, 24)
+        assert all(example.clip.frames.shape == expected for example in examples)
+        again = draw(pairs, settings, step)
         assert all(torch.equal(a.clip.frames, b.clip.frames) for a, b in zip(examples, again))
         for example, shade in zip(examples, shades):
             assert torch.allclose(example.target[:, :3], torch.tensor(2 * shade - 1))
@@ -209,10 +228,10 @@ def test_targets_stay_beside_their_frames_and_weights():
     clip = Clip(marks, alpha=alpha, references=marks[:, None].clone(),
                 reference_masks=marks[:, None, :1].clone())
     one = Pair(clip, marks.clone(), "marks", valid=(marks[:, 1:2] > 0.2).float())
+    seen = set()
     for step in range(12):
-        settings = FinetuneSettings(crop=16, clip_frames=9, batch=1, whole_every=0, reference_dropout=0,
-                                    reference_disorder=0)
-        (example,) = draw_examples([one], settings, step, 8)
+        settings = FinetuneSettings(buckets="9x16x16", reference_dropout=0, reference_disorder=0)
+        (example,) = draw([one], settings, step)
         shown = example.clip.frames
         torch.testing.assert_close(example.target[:, :3], 2 * shown - 1)
         assert torch.equal(example.clip.references[:, 0], shown)
@@ -220,13 +239,15 @@ def test_targets_stay_beside_their_frames_and_weights():
         expected = (shown[:, :1] > 0.3) & (shown[:, 1:2] > 0.2)
         assert torch.equal(example.target[:frames, 3:], expected[:frames].float())
         assert not example.target[frames:, 3:].any()
+        seen.add(float(shown[0, 0, 0, 0]))
+    assert len(seen) > 6, "crops differ from step to step"
 
 
 def test_references_drop_out():
     counts = set()
-    settings = FinetuneSettings(crop=16, clip_frames=5, batch=1, whole_every=0, reference_dropout=0.7)
+    settings = FinetuneSettings(buckets="5x16x16", reference_dropout=0.7)
     for step in range(20):
-        (example,) = draw_examples([pair()], settings, step, 8)
+        (example,) = draw([pair()], settings, step)
         counts.add(0 if example.clip.references is None else example.clip.references.shape[1])
     assert counts == {0, 1, 2}
 
@@ -235,20 +256,11 @@ def test_disorder_changes_references_alone_and_the_same_way_in_every_frame():
     shade = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)).expand(5, -1, -1, -1)
     masks = torch.ones(5, 2, 1, 24, 24)
     one = Pair(Clip(shade, references=shade[:, None].expand(-1, 2, -1, -1, -1), reference_masks=masks), shade, "still")
-    settings = FinetuneSettings(crop=24, clip_frames=5, batch=1, whole_every=0, reference_dropout=0)
-    tidy, messy = (draw_examples([one], replace(settings, reference_disorder=chance), 0, 8)[0] for chance in (0.0, 1.0))
+    settings = FinetuneSettings(buckets="5x24x24", reference_dropout=0)
+    tidy, messy = (draw([one], replace(settings, reference_disorder=chance))[0] for chance in (0.0, 1.0))
     assert torch.equal(tidy.clip.references[:, 0], tidy.clip.frames)
     assert torch.equal(messy.clip.frames, tidy.clip.frames) and torch.equal(messy.target, tidy.target)
     assert torch.equal(messy.clip.references[0], messy.clip.references[4])
     difference = (messy.clip.references - tidy.clip.references).abs().mean(dim=(0, 2, 3, 4))
     assert (difference > 0.02).all() and messy.clip.references.min() >= 0 and messy.clip.references.max() <= 1
     assert not torch.equal(messy.clip.references[:, 0], messy.clip.references[:, 1])
-
-
-def test_weight_is_zero_where_nothing_is_known():
-    example = pair(frames=2)
-    example.degraded.alpha[:, :, :5] = 0.4
-    valid = torch.ones(2, 1, 32, 32)
-    valid[0] = 0
-    weight = pixel_weight(example.degraded, valid, 0.5)
-    assert not weight[0].any() and not weight[1, :, :5].any() and weight[1, :, 5:].all()

@@ -1,0 +1,86 @@
+"""The losses of a training: those of decoded frames, and that of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.losses import LOSSES, Weight, Weighted
+from chopgrad_ns.losses.weighted import parse_weights
+
+LATENT = "latent"
+"""Name of the mean square of the difference of normalised latents, refined − those of the clean frames."""
+
+
+@dataclass(frozen=True)
+class TrainingLosses:
+    """Weights by name, of `chopgrad_ns.losses` and `latent`."""
+
+    weights: Mapping[str, Weight]
+
+    def at(self, step: int) -> tuple[Recorded | None, float]:
+        """Of a step, counted from 0: the sum of the losses of frames, None where none has a weight, and latent's weight."""
+        now = {name: weight.at(step) for name, weight in self.weights.items()}
+        latent = now.pop(LATENT, 0.0)
+        return Recorded(now) if any(now.values()) else None, latent
+
+    def greatest(self) -> Weighted | None:
+        """All losses of frames at their full weight: what takes most memory."""
+        full = {name: weight.value for name, weight in self.weights.items() if name != LATENT}
+        return Weighted(full) if full else None
+
+
+class Recorded(Weighted):
+    """A weighted sum that notes each loss while `recording`, for one forward through a clip of `pixel_loss`.
+
+    Frames that the loss is only shown as context of a group are left out. Tiles count alike, whatever their area.
+    """
+
+    def __init__(self, weights: Mapping[str, float]):
+        super().__init__(weights)
+        self.recording, self._frames = True, 0
+        self._noted: dict[str, list[Tensor]] = {name: [] for name in self.weights}
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        values = {name: LOSSES[name](prediction, target) for name in self.weights}
+        if self.recording:
+            seen = min(self.context_frames, self._frames)
+            self._frames += prediction.shape[2] - seen
+            for name, value in values.items():
+                self._noted[name].append(value.detach()[:, seen:])
+        return sum(weight.value * values[name] for name, weight in self.weights.items())
+
+    def means(self) -> dict[str, Tensor]:
+        """Mean over frames of each loss, without its weight."""
+        return {name: torch.cat(values, dim=1).mean() for name, values in self._noted.items() if values}
+
+
+def training_losses(text: str) -> TrainingLosses:
+    """The losses of `FinetuneSettings`, each tried once: one that starts late must not fail only then.
+
+    Raises:
+        UserError: for what is not of the form `name=weight@start+ramp`, for a name that is unknown or named twice, where no
+            loss starts at step 0, for a loss that needs optical flow, and for one whose weights are not to be had.
+    """
+    weights = {name: weight for name, weight in parse_weights(text).items() if weight.value}
+    unknown = sorted(set(weights) - set(LOSSES) - {LATENT})
+    if unknown:
+        raise UserError(f"the losses {text!r} make no sum: there is no loss {unknown[0]!r}; choose among {', '.join(LOSSES)}, "
+                        f"{LATENT}.")
+    if not weights:
+        raise UserError(f"the losses {text!r} make no sum: all weights are zero; give one loss a weight.")
+    if all(weight.start for weight in weights.values()):
+        raise UserError(f"the losses {text!r} make no sum: no loss has started at step 0; let one of {', '.join(weights)} "
+                        "start there.")
+    for name in weights:
+        if getattr(LOSSES.get(name), "needs_flow", False):
+            raise UserError(f"The loss {name} needs optical flow, which pairs to fine-tune on do not have; leave it out.")
+    losses, picture = TrainingLosses(weights), torch.zeros(1, 4, 1, 16, 16)
+    together = losses.greatest()
+    if together is not None:
+        together(picture[:, :3], picture)
+    return losses

@@ -1,0 +1,149 @@
+"""`chopgrad finetune`: tasks, bases, validation, and what it refuses."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import pytest
+import torch
+
+from chopgrad_ns.cli.main import main
+from chopgrad_ns.data.stored import save_pair
+from chopgrad_ns.refiner import Refiner
+from chopgrad_ns.refiner.finetune.validation import hold_out
+from tests.cli.refusals import refused
+from tests.refiner.task_pairs import TASKS, of_task
+
+QUICK = ["--steps", "2", "--buckets", "5x16x16x2=1,whole=1", "--losses", "l1=1,latent=0.1@1"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    """Three pairs of three scenes for each task."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for task in TASKS:
+        for seed in range(3):
+            made = of_task(task, seed)
+            save_pair(made, folder / made.name, {"scene": f"scene-{seed}"})
+    return folder
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_finds_its_pairs_among_others(pairs, tmp_path, capsys, task):
+    main(["finetune", "--task", task, "--pairs", str(pairs), "--output", str(tmp_path), *QUICK, "--scale", "2"])
+    shown = capsys.readouterr().out
+    assert "9 of 12 pairs are for" in shown and all(other in shown for other in TASKS if other != task)
+    refiner = Refiner.from_pretrained(tmp_path, task=task)
+    fresh = Refiner.from_pretrained("tiny", task=task).model.state_dict()
+    assert refiner.pretrained and any(not torch.equal(value, fresh[name]) for name, value in refiner.model.state_dict().items())
+
+
+def test_validation_is_written_and_never_trained_on(pairs, tmp_path, capsys):
+    """Metrics as printed are those of the refiner that was saved; the same training without validation gives the same."""
+    command = ["finetune", "--pairs", str(pairs), *QUICK, "--hold-out", "1", "--validate-every", "1"]
+    main([*command, "--output", str(tmp_path / "judged")])
+    shown = capsys.readouterr().out
+    told = re.search(r"PSNR (\S+) as given, (\S+) before, (\S+) after", shown)
+    films = list((tmp_path / "judged" / "validation").glob("*.mp4"))
+    assert len(films) == 1 and len(imageio.imread(films[0])) == 5
+    assert imageio.imread(films[0]).shape[1:3] == (32, 3 * 32 + 2 * 4), "degraded | refined | clean"
+    held = next(of_task("artifact-removal", seed) for seed in range(3) if films[0].stem == f"artifact-removal-{seed}")
+    after = Refiner.from_pretrained(tmp_path / "judged")(held.degraded)
+    error = ((after - held.clean) ** 2).mean(dim=(1, 2, 3))
+    assert float(told[3]) == pytest.approx(float((-10 * error.log10()).mean()), abs=0.05)
+    scalars = read_scalars(tmp_path / "judged" / "tensorboard")
+    assert {"loss", "losses/l1", "losses/latent", "lr", "gradient_norm", "seconds_a_step", "peak_gigabytes", "validation/psnr",
+            "validation/ssim", "validation/perceptual"} <= set(scalars)
+    assert [step for step, _ in scalars["validation/psnr"]] == [1, 2]
+    others = tmp_path / "others"
+    for folder in pairs.glob("artifact-removal-*"):
+        if folder.name != films[0].stem:
+            (others / folder.name).parent.mkdir(exist_ok=True)
+            (others / folder.name).symlink_to(folder)
+    main(["finetune", "--pairs", str(others), *QUICK, "--output", str(tmp_path / "alone")])
+    one, two = (Refiner.from_pretrained(tmp_path / name).model.state_dict() for name in ("judged", "alone"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert "degraded, refined, clean" in events.Tags()["images"]
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_pairs_of_a_held_out_scene_are_not_trained_on():
+    class Stored:
+        def __init__(self, scene: int, fold: int):
+            self.name, self.about = f"{scene}-{fold}", {"scene": scene}
+
+    everything = [Stored(scene, fold) for scene in range(4) for fold in range(3)]
+    for seed in range(5):
+        for count, left in ((2, 9), (4, 6)):
+            train, held = hold_out(everything, count, seed)
+            scenes = [{one.about["scene"] for one in some} for some in (train, held)]
+            assert (len(train), len(held)) == (left, count) and not scenes[0] & scenes[1]
+    assert len({hold_out(everything, 1, seed)[1][0].name for seed in range(8)}) > 1
+
+
+def test_an_interrupted_run_given_again_continues(pairs, tmp_path, capsys):
+    command = ["finetune", "--pairs", str(pairs), "--output", str(tmp_path), *QUICK, "--checkpoint-every", "1"]
+    main(command)
+    before = Refiner.from_pretrained(tmp_path).model.state_dict()
+    main(command)
+    after = Refiner.from_pretrained(tmp_path).model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    refused(capsys, *command, "--lr", "0.5", message="other settings (lr)")
+    (tmp_path / "progress" / "step-2.safetensors").write_bytes(b"half")
+    refused(capsys, *command, message="cannot be read")
+
+
+def test_lora_of_everything_and_no_decoding(pairs, tmp_path):
+    main(["finetune", "--pairs", str(pairs), "--output", str(tmp_path), "--steps", "1", "--buckets", "5x16x16", "--losses",
+          "latent=1", "--transformer", "lora", "--decoder", "lora", "--encoder", "frozen", "--rank", "3", "--schedule", "constant",
+          "--precision", "bf16", "--gradient-checkpointing", "--accumulate", "2", "--no-fresh"])
+    assert json.loads((tmp_path / "config.json").read_text())["lora"] == {
+        "transformer": {"rank": 3, "alpha": 3.0}, "decoder": {"rank": 3, "alpha": 3.0}}
+    assert Refiner.from_pretrained(tmp_path).pretrained
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--task", "painting"], "There is no task 'painting'"),
+    (["--buckets", "9x48"], "'9x48' in the buckets '9x48' is not of the form"),
+    (["--rank", "0"], "rank is 0; give 1 or more"), (["--memory-budget", "much"], "'much' is no size of memory"),
+    (["--hold-out", "3"], "Holding out 3 of 3 pairs, which are of 3 scenes, leaves none"),
+    (["--hold-out", "1", "--validation", "x"], "not both"), (["--fsdp"], "there is one; start several"),
+    (["--base", "nowhere/at/all"], "nowhere/at/all"),
+])
+def test_refusals(pairs, tmp_path, capsys, monkeypatch, options, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit) as caught:
+        main(["finetune", "--pairs", str(pairs), "--output", str(tmp_path / "refiner"), *QUICK, *options])
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert caught.value.code == 2 and message in last and last.endswith(".")
+    assert not list(tmp_path.iterdir()), "nothing is left half-written"
+
+
+def test_pairs_of_other_tasks_alone_are_refused(tmp_path, capsys):
+    save_pair(of_task("driving", 0), tmp_path / "pairs" / "drive")
+    command = ["finetune", "--pairs", tmp_path / "pairs", "--output", tmp_path / "refiner", *QUICK]
+    refused(capsys, *command, message="is for artifact-removal, they are for driving; give that --task")
+    assert not (tmp_path / "refiner").exists()
+
+
+def test_two_processes_of_the_command(pairs, tmp_path):
+    """The main process writes, and both are done."""
+    command = ["finetune", "--pairs", str(pairs), "--output", str(tmp_path), *QUICK, "--fsdp", "--hold-out", "1"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+                           "chopgrad_ns.cli.main", *command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Refiner in") == 1 and Refiner.from_pretrained(tmp_path).pretrained
+    alone = tmp_path / "alone"
+    main([*command[:4], str(alone), *QUICK, "--hold-out", "1"])
+    one, two = (Refiner.from_pretrained(folder).model.state_dict() for folder in (tmp_path, alone))
+    assert max(float((value - two[name]).abs().max()) for name, value in one.items() if value.numel()) < 1e-3
