@@ -16,7 +16,7 @@ def run(predicted: Annotated[Path, tyro.conf.Positional], truth: Annotated[Path,
 
     Args:
         predicted: folder of PNG or JPEG frames, video file, or folder of such clips
-        truth: the same for the truth; clips and frames are matched by name
+        truth: the same for the truth, or the folder of pairs that was refined; clips and frames are matched by name
         masks: the same for masks (white inside); adds the regions inside and outside
         actors: folder of 8-bit PNG maps of actor ids (0 is none), or folder of such; adds crops of actors
         metrics: names among psnr, ssim, lpips, st_lpips, dists, warp_error, flicker, fid, kid and fvd; all of them if

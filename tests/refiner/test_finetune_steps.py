@@ -286,10 +286,30 @@ def test_single_frames_are_trained_on():
         assert finetune(stirred(), [one], replace(QUICK, buckets=buckets, steps=1))["skipped"] == 0
 
 
-def test_photos_of_one_shape_go_with_a_batch():
-    shaped = [Pair(Clip(pair().clean, photos=torch.rand(2, 3, size, 20)), pair().clean, str(size)) for size in (24, 24, 30)]
-    task, settings = task_named("artifact-removal"), FinetuneSettings(buckets="5x16x16x2")
-    (one, two), _ = Examples(shaped[:2], task, settings, 4, 8).draw(0)
-    assert one.clip.photos.shape == two.clip.photos.shape == (2, 3, 24, 20)
-    assert any(Examples(shaped[1:], task, settings, 4, 8).draw(step)[0][0].clip.photos is None for step in range(2))
-    assert finetune(stirred(), shaped, replace(QUICK, buckets="5x16x16x2"))["skipped"] == 0
+def test_photos_that_the_splat_was_fitted_to_take_the_place_of_references():
+    """Whole, turned over in space as the crop is, the same for a batch in one process or two."""
+    def fitted(size: int) -> Pair:
+        example = pair(frames=9, height=size, width=24)
+        example.valid = torch.ones(9, 1, size, 24)
+        example.valid[::4] = 0
+        return example
+
+    task, settings = task_named("artifact-removal"), FinetuneSettings(buckets="5x16x16x2", unaligned=1.0)
+    alike, mixed, without = [fitted(24), fitted(24)], [fitted(24), fitted(32)], [fitted(24), pair()]
+    seen = set()
+    for step in range(8):
+        examples, _ = Examples(alike, task, settings, 4, 8).draw(step)
+        for example in examples:
+            assert example.clip.references is None and example.clip.photos.shape == (2, 3, 24, 24)
+            whole = alike[0].clean[::4]
+            turned = [whole.flip(axes) if axes else whole for axes in ((), (-1,), (-2,), (-1, -2))]
+            (way,) = [k for k, clean in enumerate(turned)
+                      if all((clean == photo).all(dim=(1, 2, 3)).any() for photo in example.clip.photos)]
+            seen.add(way)
+        shares = [Examples(alike, task, settings, 4, 8).draw(step, 0, rank, 2)[0][0] for rank in (0, 1)]
+        assert all(torch.equal(one.clip.photos, two.clip.photos) for one, two in zip(examples, shares))
+        for pairs in (mixed, without):
+            assert all(one.clip.photos is None for one in Examples(pairs, task, settings, 4, 8).draw(step)[0])
+    assert seen == {0, 1, 2, 3}
+    assert Examples(alike, task, replace(settings, unaligned=0.0), 4, 8).draw(0)[0][0].clip.photos is None
+

@@ -65,15 +65,20 @@ class Examples:
         references = min(pair.reference_count for pair in stored)
         if references and draw.random() < self.settings.reference_dropout:
             references = draw.randrange(references)
+        photos = self._photos(stored, draw) if draw.random() < self.settings.unaligned else None
         size = bucket.fitted([(len(pair), *pair.size) for pair in stored], self.temporal, self.spatial)
         seeds = [draw.getrandbits(63) for _ in stored]
         mine = range(rank, count, processes)
-        examples = [self._example(stored[i], size, references, random.Random(seeds[i])) for i in mine or [0]]
-        photos = [example.clip.photos for example in examples]
-        if any(value is None or value.shape != photos[0].shape for value in photos):
-            for example in examples:  # a batch has photos of one shape
-                example.clip.photos = None
+        examples = [self._example(stored[i], size, 0 if photos else references, photos[i] if photos else None,
+                                  random.Random(seeds[i])) for i in mine or [0]]
         return examples, len(mine) * processes / count
+
+    def _photos(self, stored: list[Pair | StoredPair], draw: random.Random) -> list[Tensor] | None:
+        """Unaligned photos for all examples of a batch, if each pair has some and they are of one shape."""
+        photos = [self.task.photos(pair, draw) for pair in stored]
+        if any(value is None or value.shape != photos[0].shape for value in photos):
+            return None
+        return photos
 
     def largest(self) -> tuple[Bucket, tuple[int, int, int]]:
         """The bucket with most pixels, and the frames, height and width of its examples where pairs are large enough."""
@@ -87,7 +92,7 @@ class Examples:
         return max(shapes, key=lambda shape: shape[0].batch * shape[1][0] * shape[1][1] * shape[1][2])
 
     def _example(self, stored: Pair | StoredPair, size: tuple[int | None, int, int], references: int,
-                 draw: random.Random) -> Example:
+                 photos: Tensor | None, draw: random.Random) -> Example:
         """A crop of this size, turned over in space and time at random; short clips wait at their end."""
         frames, height, width = size
         count = len(stored)
@@ -116,7 +121,9 @@ class Examples:
         if references:
             values["references"], values["reference_masks"] = _disordered(
                 values["references"], values["reference_masks"], self.settings.reference_disorder, draw)
-        pair = Pair(Clip(**values, photos=pair.degraded.photos), cut(pair.clean), pair.name, cut(pair.valid))
+        # Photos are seen whole, but as the crop is turned over in space.
+        photos = photos.flip(flips) if photos is not None and flips else photos
+        pair = Pair(Clip(**values, photos=photos), cut(pair.clean), pair.name, cut(pair.valid))
         if self.settings.fresh:
             # Of the crop alone, and as it is turned: codecs know where time goes, and a hole should be in the picture.
             redrawn = self.task.redraw(pair, draw, self.settings)

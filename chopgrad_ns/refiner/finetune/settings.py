@@ -66,6 +66,8 @@ class FinetuneSettings:
     """how much larger its clean frames then are, 1 or more"""
     reference_dropout: float = 0.1
     """chance that a step's examples come with fewer references"""
+    unaligned: float = 0.1
+    """chance that a step's examples come with photos as they are in place of references"""
     # Measured on a real capture not trained on, whose render has 36.83 dB: at 0 photos are trusted too much (36.63), at
     # 0.7 they are hardly used, even where they are right; at 0.3 they help (36.96).
     reference_disorder: float = 0.3
@@ -91,7 +93,7 @@ class FinetuneSettings:
                 raise UserError(f"{name} is {value}; give a number above 0.")
         if not 1 <= self.scale < float("inf"):
             raise UserError(f"scale is {self.scale}; give 1 or more.")
-        for name in ("warmup", "ema", "reference_dropout", "reference_disorder"):
+        for name in ("warmup", "ema", "reference_dropout", "reference_disorder", "unaligned"):
             if not 0 <= getattr(self, name) <= 1 or (name == "ema" and self.ema == 1):
                 most = "below 1" if name == "ema" else "1"
                 raise UserError(f"{name} is {getattr(self, name)}; give a number from 0 to {most}.")

@@ -10,6 +10,9 @@ from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.refiner.exposure import matched
 from chopgrad_ns.refiner.tasks.base import Task
 
+PHOTOS = 2
+"""That are not aligned, in training."""
+
 
 class ArtifactRemoval(Task):
     """Mend what a splat shows from new views.
@@ -33,6 +36,14 @@ class ArtifactRemoval(Task):
         if clip.references is not None:
             clip = replace(clip, references=matched(clip.references, clip.frames[:, None], clip.reference_masks))
         return clip
+
+    def photos(self, pair, draw):
+        """Two of those that the splat was fitted to: where nothing of a frame is to be learnt, it was one of them."""
+        whole = pair.read()
+        if whole.valid is None:
+            return None
+        fitted = [number for number, valid in enumerate(whole.valid) if not valid.any()]
+        return whole.clean[sorted(draw.sample(fitted, PHOTOS))] if len(fitted) >= PHOTOS else None
 
     def extra(self, clip):
         """Alpha, and nearness 1 / (1 + depth), 0 where there is no depth."""

@@ -49,6 +49,10 @@ class Task:
         """Degrade the clean frames anew for a step of training, where that can be done; else the pair as it is."""
         return pair
 
+    def photos(self, pair: Pair | StoredPair, draw: random.Random) -> Float[Tensor, "p 3 h w"] | None:
+        """Photos to train with in place of references, unaligned with the frames; None where the pair has none."""
+        return None
+
     def extra(self, clip: Clip) -> Float[Tensor, "t e h w"]:
         """What goes with the frames of a prepared clip, about 0…1, `extra_channels` of it."""
         return clip.frames[:, :0]
