@@ -50,14 +50,24 @@ def distance(one, two) -> float:
     return max(float((one[name] - two[name]).abs().max()) for name in one if one[name].numel())
 
 
-@pytest.mark.parametrize("case, tolerance", [("full", 1e-5), ("fsdp", 1e-5), ("fsdp-lora", 2e-3)])
-def test_training_of_two_processes_is_that_of_one(found, case, tolerance):
+@pytest.mark.parametrize("case", ["full", "fsdp", "fsdp-lora"])
+def test_training_of_two_processes_is_that_of_one(found, case):
     """With the transformer whole in each process, and in parts (FSDP); interrupted and taken up again."""
     start = two_processes.refiner().model.state_dict()
-    assert distance(found["one"][case], found[0][case]) < tolerance
+    assert distance(found["one"][case], found[0][case]) < 1e-5
     assert distance(found[0][case], found[1][case]) == 0
     changed = [name for name, value in found[0][case].items() if name not in start or not torch.equal(value, start[name])]
     assert any("transformer" in name for name in changed)
+
+
+def test_parts_of_weights_may_be_held_in_bfloat16(found):
+    """Frozen ones, beside those of LoRA in float32; what rounding was lost is back in the end."""
+    first, second = found[0]["bfloat16"], found[1]["bfloat16"]
+    start = two_processes.refiner(torch.float32).model.state_dict()
+    assert distance(first, second) == 0 and all(value.isfinite().all() for value in first.values())
+    frozen = [name for name in first if "base_layer.weight" in name]
+    assert frozen and all(torch.equal(first[name], start[name.replace(".base_layer", "")]) for name in frozen)
+    assert any(value.any() for name, value in first.items() if "lora_B" in name)
 
 
 def test_what_one_process_leaves_out_both_do(found):

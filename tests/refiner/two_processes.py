@@ -75,7 +75,7 @@ def cases(folder: Path, fsdp: bool) -> dict[str, dict[str, torch.Tensor]]:
     found = {f"gradients-{name}": gradients(name) for name in STRATEGIES}
     found["full"] = weights(folder / "full")
     found["fsdp"] = weights(folder / "fsdp", fsdp=fsdp)
-    found["fsdp-lora"] = weights(folder / "lora", torch.float32, fsdp=fsdp, transformer="lora", precision="bf16")
+    found["fsdp-lora"] = weights(folder / "lora", fsdp=fsdp, transformer="lora")
     found["skipping"] = skipping(fsdp)
     return found
 
@@ -84,6 +84,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     here = distributed.accelerator()
     made = cases(folder, fsdp=True)
+    made["bfloat16"] = weights(folder / "bfloat16", torch.float32, fsdp=True, transformer="lora", precision="bf16")
     made["alone"] = gradients("exact", averaged=False)
     for name, tensors in made.items():
         file = folder / f"{name}-{here.process_index}.safetensors"

@@ -30,7 +30,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], about: dict) -> None:
     """Write the tensors of a step, and last the JSON that makes them count; older ones are removed then."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{about['step']}.safetensors"
-    save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, folder / (name + ".part"))
+    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / (name + ".part"))
     os.replace(folder / (name + ".part"), folder / name)
     write_json(folder / FILE, {"file": name, **about})
     for old in folder.glob("step-*.safetensors*"):

@@ -12,9 +12,10 @@ from torch import Tensor
 
 
 class Log:
-    """Scalars and pictures by step under a folder; of steps that are done again after an interruption, the last count."""
+    """Scalars and pictures by step under a folder."""
 
     def __init__(self, folder: Path, step: int):
+        """`step`: the first that is to come; what is there of it and later ones, from before an interruption, is dropped."""
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
         self._writer = SummaryWriter(str(folder), purge_step=step)

@@ -56,7 +56,7 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
         resumed = checkpoint_dir is not None and run.resume(Path(checkpoint_dir))
         if settings.memory_budget is not None and not resumed:
             run.plan()
-        log = Log(Path(log_dir) / "tensorboard", run.step) if log_dir is not None and run.here.is_main_process else None
+        log = Log(Path(log_dir) / "tensorboard", run.step + 1) if log_dir is not None and run.here.is_main_process else None
         while not run.finished:
             run.train_step()
             if log is not None:

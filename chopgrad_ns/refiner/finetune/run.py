@@ -262,7 +262,7 @@ class Run:
             for key, value in found.items():
                 value = distributed.whole(value.detach())
                 if self.here.is_main_process:
-                    tensors[key] = value
+                    tensors[key] = value.cpu()  # one by one: put together, they may be more than a GPU holds
         if self.here.is_main_process:
             checkpoint.save(folder, tensors, {"step": self.step, "skipped": self.skipped, "seconds": self.seconds,
                                               "losses": self.losses, "strategy": strategy_to_json(self.backprop), **self.terms})
