@@ -108,6 +108,8 @@ class Refiner:
             "prompt_tokens": 1 if embedding is None else len(embedding),
             "condition_channels": [12, 24, 32, 48, 64][:levels]} | options)
         refiner = cls(config, backbone)
+        if dtype == torch.bfloat16:
+            refiner.precision = "bf16"
         if embedding is not None:
             refiner.model.prompt.copy_(embedding)
         return refiner
@@ -127,6 +129,7 @@ class Refiner:
                                 "back the model that it was made from.")
         try:
             refiner = cls(config, backbone, pretrained=True)
+            refiner.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
             refiner._add_lora()
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{folder / 'config.json'} describes no refiner that can be built "

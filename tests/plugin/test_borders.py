@@ -98,7 +98,7 @@ def test_losses_by_default():
 
 
 def test_unreadable_refiner_and_splat(refused, tmp_path):
-    assert "There is no refiner" in refused(refiner=str(tmp_path / "refiner"))
+    assert "neither a folder nor a Hugging Face id" in refused(refiner=str(tmp_path / "refiner"))
     folder = tmp_path / "half"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
