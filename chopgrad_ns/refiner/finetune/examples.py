@@ -100,8 +100,9 @@ class Examples:
         waiting = 0 if frames is None else frames - length
         start = draw.randrange(count - length + 1)
         top, left = (draw.randrange(whole - side + 1) for whole, side in zip(stored.size, (height, width)))
-        flips = [axis for axis in (-1, -2) if draw.random() < 0.5]
-        backwards = draw.random() < 0.5
+        chance = 0.5 if self.settings.flips else 0.0
+        flips = [axis for axis in (-1, -2) if draw.random() < chance]
+        backwards = draw.random() < chance
         chosen = sorted(draw.sample(range(stored.reference_count), references))
         pair = prepared(stored.read(slice(start, start + length)), self.task)
 

@@ -64,6 +64,8 @@ class FinetuneSettings:
     """kind of what is drawn anew for super-resolution"""
     scale: float = 4.0
     """how much larger its clean frames then are, 1 or more"""
+    flips: bool = True
+    """turn examples over, left and right, up and down, and in time, half of them each"""
     reference_dropout: float = 0.1
     """chance that a step's examples come with fewer references"""
     unaligned: float = 0.1
