@@ -75,6 +75,17 @@ def test_photos_are_taken_as_the_frames_are_exposed():
     assert (bright - usual)[seen].abs().mean() < 0.2 * (0.3 * clip.references)[seen].abs().mean()
 
 
+def test_how_photos_are_exposed_is_not_learnt():
+    """The target of a photo that is brighter than the render is the photo as the render is exposed, if asked for."""
+    example = pair()
+    example.degraded.frames[:] = example.clean
+    bright = replace(example, clean=(example.clean * 1.25).clamp(0, 1))
+    task, settings = task_named("artifact-removal"), FinetuneSettings()
+    learnt = task.target(bright, settings)
+    assert (learnt - example.clean).abs().mean() < 0.2 * (bright.clean - example.clean).abs().mean()
+    assert torch.equal(task.target(bright, replace(settings, match_exposure=False)), bright.clean)
+
+
 def test_what_a_splat_does_not_show_is_not_learnt():
     example = pair(frames=2)
     example.degraded.alpha[:, :, :5] = 0.4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -105,6 +105,7 @@ class Examples:
         backwards = draw.random() < chance
         chosen = sorted(draw.sample(range(stored.reference_count), references))
         pair = prepared(stored.read(slice(start, start + length)), self.task)
+        pair = replace(pair, clean=self.task.target(pair, self.settings))
 
         def cut(value: Tensor | None) -> Tensor | None:
             if value is None:

@@ -74,6 +74,8 @@ class FinetuneSettings:
     # 0.7 they are hardly used, even where they are right; at 0.3 they help (36.96).
     reference_disorder: float = 0.3
     """chance that a reference is bent by a pixel or so and exposed differently, as photos of real captures are"""
+    match_exposure: bool = True
+    """for artifact-removal: train on photos as the render is exposed, in each channel and frame"""
     min_alpha: float = 0.5
     """pixels less opaque than this are not trained on: nothing is there to mend"""
     checkpoint_every: int = 50

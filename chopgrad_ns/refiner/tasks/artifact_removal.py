@@ -53,6 +53,12 @@ class ArtifactRemoval(Task):
         near = torch.where(clip.depth > 0, 1 / (1 + clip.depth), torch.zeros_like(clip.depth))
         return torch.cat([alpha, near], dim=1)
 
+    def target(self, pair, settings):
+        """The photos as the render is exposed: how a photo was exposed cannot be foretold, and is no artifact."""
+        if not settings.match_exposure:
+            return pair.clean
+        return matched(pair.clean, pair.degraded.frames, self.weight(pair, settings)).clamp(0, 1)
+
     def weight(self, pair, settings):
         """Only where the splat shows something: what it does not show cannot be mended, only invented."""
         weight = super().weight(pair, settings)

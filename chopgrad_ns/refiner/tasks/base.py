@@ -61,6 +61,10 @@ class Task:
         """Where output may differ from input, 0…1: at 0 it does not, by a bit; None: everywhere."""
         return None
 
+    def target(self, pair: Pair, settings: FinetuneSettings) -> Float[Tensor, "t 3 h w"]:
+        """What a prepared pair's frames are trained to become, 0…1; it is judged by the clean frames as they are."""
+        return pair.clean
+
     def weight(self, pair: Pair, settings: FinetuneSettings) -> Float[Tensor, "t 1 h w"]:
         """How much each pixel of a prepared pair counts in losses, 0…1."""
         return torch.ones_like(pair.clean[:, :1]) if pair.valid is None else pair.valid
