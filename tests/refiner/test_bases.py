@@ -1,6 +1,7 @@
 """Refiners made of published models."""
 
 import contextlib
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -154,6 +155,16 @@ def test_dove_brings_the_embedding_of_no_text(published):
     assert refiner.config.prompt == {"text": "", "source": "base"} and refiner.model.prompt.any()
     assert refiner.config.timestep == 399
     assert Refiner.from_pretrained(published("dove"), timestep=100).config.timestep == 100
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (6, 9)])
+def test_an_embedding_of_another_model_is_refused(published, tmp_path, shape):
+    model = shutil.copytree(published("dove"), tmp_path / "model")
+    (model / "prompt_embeddings").mkdir()
+    name = f"{hashlib.sha256(b'').hexdigest()}.safetensors"
+    save_file({"prompt_embedding": torch.zeros(shape)}, model / "prompt_embeddings" / name)
+    with pytest.raises(UserError, match=f"has {shape[0]} tokens of {shape[1]} values, where the model takes up to 6 of 8"):
+        Refiner.from_pretrained(model)
 
 
 def test_a_transformer_alone_needs_the_other_parts(published, tmp_path):
