@@ -80,6 +80,8 @@ class Refiner:
                 timestep, parts or options other than those that a checkpoint of ours, or "tiny", was made with.
         """
         task_named(task)
+        if dtype not in (None, torch.float32, torch.bfloat16):
+            raise UserError(f"The dtype of {source} cannot be {dtype}; give torch.float32 or torch.bfloat16.")
         asked = {"prompt": prompt, "timestep": timestep, "parts": _place(parts)}
         asked = {name: value for name, value in asked.items() if value is not None} | options
         if str(source) == "tiny":

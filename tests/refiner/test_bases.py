@@ -132,6 +132,8 @@ def test_tiny_computes_in_the_type_and_where_it_is_asked_to(tmp_path, monkeypatc
     assert Refiner.from_pretrained("tiny", dtype=torch.bfloat16).precision == "bf16"
     Refiner.from_pretrained("tiny").save(tmp_path / "mine")
     assert Refiner.from_pretrained(tmp_path / "mine", dtype=torch.bfloat16).precision == "bf16"
+    with pytest.raises(UserError, match="dtype of tiny cannot be torch.float16"):
+        Refiner.from_pretrained("tiny", dtype=torch.float16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # what went by way of a GPU would fail for want of one
     for source in ("tiny", tmp_path / "mine"):
         assert Refiner.from_pretrained(source, device="cpu").device.type == "cpu"
