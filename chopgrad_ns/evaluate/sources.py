@@ -167,7 +167,7 @@ def _with_truth(pair: ClipPair, truth: Path) -> ClipPair:
         return pair
     known = valid.flatten(1).any(dim=1)
     if not known.any():
-        raise UserError(f"No frame of {truth} can be compared, for its splat was fitted to all of them; give pairs with others.")
+        raise UserError(f"No frame of {truth} can be compared, for its splat was fitted to all; give pairs with others.")
     return pair.keep(known)
 
 
@@ -200,8 +200,8 @@ def _numbers(frames: Tensor) -> list[str]:
 
 def _degraded(stored: StoredPair) -> Frames:
     if stored.scale != (1, 1):
-        raise UserError(f"The degraded frames of the pair {stored.folder} are smaller than its clean ones; refine them, or give "
-                        "frames that were enlarged.")
+        raise UserError(f"The degraded frames of the pair {stored.folder} are smaller than its clean ones; refine them, "
+                        "or give frames that were enlarged.")
     return stored.read().degraded.frames
 
 

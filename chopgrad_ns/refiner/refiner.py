@@ -109,8 +109,8 @@ class Refiner:
         # DOVE has no text encoder, and an embedding of no text.
         text, embedding = _embedded(places, [text, ""] if prompt is None else [text], backbone.prompt_shape)
         if embedding is None and prompt:
-            raise UserError(f"{source} has no text encoder to embed the prompt with; fetch its text_encoder and tokenizer too, or "
-                            "leave the prompt out.")
+            raise UserError(f"{source} has no text encoder to embed the prompt with; fetch its text_encoder and tokenizer "
+                            "too, or leave the prompt out.")
         levels = backbone.latent_factor.bit_length()
         config = RefinerConfig(**{
             "task": task, "backbone": backbone.config, "base": _place(source), "output": "decode", "parts": _place(parts),
@@ -281,8 +281,8 @@ def _base_of(folder: Path, config: RefinerConfig, dtype: torch.dtype | None) -> 
     for name in ("base", "parts"):
         place = getattr(config, name)
         if place is not None and os.path.isabs(place) and not os.path.isdir(place):
-            raise UserError(f"The refiner in {folder} was made from {place}, which is not there any more; put it back, or write "
-                            f"where it is now after \"{name}\" in {folder / 'config.json'}.")
+            raise UserError(f"The refiner in {folder} was made from {place}, which is not there any more; put it back, or "
+                            f"write where it is now after \"{name}\" in {folder / 'config.json'}.")
     backbone = load(config.base, config.timestep, dtype, config.parts)
     other = ("another architecture" if backbone.config != config.backbone else
              "other weights" if backbone.fingerprint() != config.base_weights else None)
@@ -302,9 +302,9 @@ def _embedded(places: list[str | Path], texts: list[str], shape: tuple[int, int]
         if embedding is None:
             continue
         if len(embedding) > shape[0] or embedding.shape[1] != shape[1]:
-            raise UserError(f"The prompt's embedding that goes with {place} has {len(embedding)} tokens of {embedding.shape[1]} "
-                            f"values, where the model takes up to {shape[0]} of {shape[1]}; give the text encoder, or the stored "
-                            "embedding, that belongs to it.")
+            raise UserError(f"The prompt's embedding that goes with {place} has {len(embedding)} tokens of "
+                            f"{embedding.shape[1]} values, where the model takes up to {shape[0]} of {shape[1]}; give the text "
+                            "encoder, or the stored embedding, that belongs to it.")
         return text, embedding
     return texts[0], None
 

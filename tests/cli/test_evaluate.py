@@ -93,7 +93,8 @@ def test_each_part_of_a_pair_stands_for_its_own(folders, capsys):
     assert found["per_clip"]["c"]["names"] == ["00000", "00001", "00003", "00004"]
     for region in ("whole", "inside", "outside", "actors"):
         for metric in ("psnr", "ssim"):
-            assert found["regions"][region][metric]["mean"] == pytest.approx(expected["regions"][region][metric]["mean"], abs=1e-3)
+            one, other = (told["regions"][region][metric]["mean"] for told in (found, expected))
+            assert one == pytest.approx(other, abs=1e-3)
     one = evaluate(folders, *QUICK, paths=("predicted/a", "pairs/a"))
     assert one["regions"]["whole"] == evaluate(folders, *QUICK, paths=("predicted/a", "truth/a"))["regions"]["whole"]
 
@@ -115,7 +116,7 @@ def test_pairs_that_lack_what_is_asked_for(folders, capsys):
     refused(capsys, *arguments, "--masks", folders / "small", message="has no mask; leave it out")
     refused(capsys, *arguments, "--actors", folders / "small", message="has no actor ids; leave it out")
     refused(capsys, "evaluate", folders / "small", folders / "truth" / "a", *QUICK, message="are smaller than its clean ones")
-    refused(capsys, "evaluate", folders / "predicted" / "a", folders / "fitted", *QUICK, message="was fitted to all of them")
+    refused(capsys, "evaluate", folders / "predicted" / "a", folders / "fitted", *QUICK, message="was fitted to all")
     refused(capsys, *arguments, "--output", folders / "small" / "pair.json" / "x.json", message="pair.json is a file")
 
 

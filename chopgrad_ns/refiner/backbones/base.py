@@ -75,14 +75,17 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         """A hash of the autoencoder's and the transformer's weights, as they are in bfloat16, whatever they are held in.
 
-        Of each tensor there are name and shape, some values spread over it, and the sum of all bit patterns, which is exact.
+        Of each tensor there are name and shape, some values spread over it, and the sum of all bit patterns, four at a time:
+        it wraps, and so is the same in any order.
         """
         found = hashlib.sha256()
         for part in ("vae", "transformer"):
             for name, value in sorted(getattr(self, part).state_dict().items()):
-                bits = value.detach().flatten().bfloat16().view(torch.int16)
-                some = bits[::max(1, len(bits) // FINGERPRINT_VALUES)].tolist()
-                found.update(f"{part}.{name} {tuple(value.shape)} {bits.sum(dtype=torch.int64).item()} {some}".encode())
+                bits = value.detach().flatten().to(torch.bfloat16, copy=True).view(torch.int16)
+                fours = len(bits) // 4 * 4
+                told = (bits[::max(1, len(bits) // FINGERPRINT_VALUES)].tolist(), bits[:fours].view(torch.int64).sum().item(),
+                        bits[fours:].tolist())
+                found.update(f"{part}.{name} {tuple(value.shape)} {told}".encode())
         return found.hexdigest()
 
     @property
