@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chopgrad_ns.errors import UserError
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write beside, then rename: a reader sees all of it or what was there before. Makes missing folders."""
@@ -42,6 +44,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def refuse_file(folder: Path) -> None:
+    """Raise UserError where a folder cannot be made because it, or a folder that it would be in, is a file."""
+    found = next((path for path in (Path(folder), *Path(folder).parents) if path.is_file()), None)
+    if found is not None:
+        raise UserError(f"{found} is a file, where a folder is to be written; give another name.")
 
 
 def user_cache() -> Path:

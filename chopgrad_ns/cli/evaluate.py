@@ -16,9 +16,10 @@ def run(predicted: Annotated[Path, tyro.conf.Positional], truth: Annotated[Path,
 
     Args:
         predicted: folder of PNG or JPEG frames, video file, or folder of such clips
-        truth: the same for the truth, or the folder of pairs that was refined; clips and frames are matched by name
-        masks: the same for masks (white inside); adds the regions inside and outside
-        actors: folder of 8-bit PNG maps of actor ids (0 is none), or folder of such; adds crops of actors
+        truth: the same for the truth, or the folder of pairs that was refined; clips and frames are matched by name. Frames
+            that a pair's splat was fitted to are left out
+        masks: the same for masks (white inside), or the folder of pairs; adds the regions inside and outside
+        actors: folder of 8-bit PNG maps of actor ids (0 is none), or folder of such, or of pairs; adds crops of actors
         metrics: names among psnr, ssim, lpips, st_lpips, dists, warp_error, flicker, fid, kid and fvd; all of them if
             left out. Those whose weights are not to be had are named and skipped
         output: JSON to write
@@ -29,17 +30,19 @@ def run(predicted: Annotated[Path, tyro.conf.Positional], truth: Annotated[Path,
     from chopgrad_ns.evaluate.clips import METRICS, usable
     from chopgrad_ns.evaluate.report import Results
     from chopgrad_ns.evaluate.sources import find_sources
-    from chopgrad_ns.files import write_json
+    from chopgrad_ns.files import refuse_file, write_json
 
-    if output is not None and output.is_dir():
-        raise UserError(f"{output} is a folder; give the name of a JSON file.")
+    if output is not None:
+        refuse_file(output.absolute().parent)
+        if output.is_dir():
+            raise UserError(f"{output} is a folder; give the name of a JSON file.")
     sources = find_sources(predicted, truth, masks, actors)
     where = _device(device)
     names, skipped = usable(metrics or METRICS)
     if not names:
         raise UserError(f"None of the metrics can be computed here: {' '.join(skipped.values())}")
     results = Results({}, skipped=skipped)
-    _compare(sources, names, where, results)
+    dropped = _compare(sources, names, where, results)
     total = len(results.clips) + len(results.left_out)
     if not results.clips:
         raise UserError(f"None of the {total} clips in {predicted} and {truth} can be compared; see the reasons above.")
@@ -47,13 +50,14 @@ def run(predicted: Annotated[Path, tyro.conf.Positional], truth: Annotated[Path,
     if output is not None:
         write_json(output, results.to_json({
             "name": name, "predicted": str(predicted), "truth": str(truth), "masks": masks and str(masks),
-            "actors": actors and str(actors), "metrics": names, "device": where}))
+            "actors": actors and str(actors), "metrics": names, "device": where,
+            "frames_left_out": dropped}))
     if results.left_out:
         raise Incomplete(f"{len(results.left_out)} of {total} clips were left out.")
 
 
-def _compare(sources, names: list[str], device: str, results) -> None:
-    """Fill the results clip by clip, and name on standard error the clips that are left out."""
+def _compare(sources, names: list[str], device: str, results) -> int:
+    """Fill the results clip by clip, and name on standard error what is left out; the number of frames that are."""
     import sys
 
     from chopgrad_ns.cli.progress import bar
@@ -68,7 +72,10 @@ def _compare(sources, names: list[str], device: str, results) -> None:
 
     for clip, reason in sources.left_out.items():
         leave_out(clip, f"{reason}.")
-    sets = {}
+    if sources.unasked:
+        print(f"chopgrad evaluate: {len(sources.unasked)} pairs that nothing was predicted for are not compared, "
+              f"{sources.unasked[0]} among them.", file=sys.stderr)
+    sets, dropped = {}, 0
     with bar("evaluate") as report:
         for done, (clip, paths) in enumerate(sources.clips.items()):
             report(done, len(sources.clips))
@@ -77,11 +84,15 @@ def _compare(sources, names: list[str], device: str, results) -> None:
                 values = evaluate_clip(pair.prediction, pair.truth, names, pair.mask, pair.actor_ids)
                 add_features(sets, names, pair.prediction, pair.truth, pair.mask, pair.actor_ids)
                 results.clips[clip] = ClipValues.of(pair.names, values)
+                dropped += pair.dropped
             except UserError as error:
                 if not sources.many:
                     raise
                 leave_out(clip, str(error))
+    if dropped:
+        print(f"chopgrad evaluate: {dropped} frames that splats were fitted to are left out.", file=sys.stderr)
     results.distances = {region: known.distances() for region, known in sets.items() if known.names}
+    return dropped
 
 
 def _device(name: Optional[str]) -> str:

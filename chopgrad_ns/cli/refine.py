@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from chopgrad_ns.cli.refine_jobs import Job
     from chopgrad_ns.data.pair_set import PairSet
 
+LONGEST = 2**15
+"""Pixels of a side of the output, at most."""
 Flat = tyro.conf.OmitArgPrefixes
 WITH_MASKS = ("inpainting", "driving")
 
@@ -109,6 +111,8 @@ def _jobs(source: Path, output: Path, task: str, given: Given,
     from chopgrad_ns.data.manifest import FILE
     from chopgrad_ns.errors import UserError
 
+    if (source / "pair.json").is_file():
+        raise UserError(f"{source} is a single pair; give the folder of pairs that it is in.")
     if trajectory.splat is not None:
         return [_splat_job(source, output, trajectory)], None
     if not ((source / FILE).exists() or any(source.glob("*/pair.json"))):
@@ -144,6 +148,8 @@ def _video_job(source: Path, output: Path, task: str, given: Given) -> "Job":
     if size[0] < video.height or size[1] < video.width:
         raise UserError(f"The output would have {size[1]}×{size[0]} px and {source} has {video.width}×{video.height}; give a "
                         "scale of 1 or more.")
+    if max(size) > LONGEST:
+        raise UserError(f"The output would have {size[1]}×{size[0]} px; give a scale or size of {LONGEST} px a side at most.")
     photos = None if given.photos is None else read_frames(given.photos)[1]
     return Job(video_clip(video, masks, photos), size, output)
 
@@ -179,4 +185,4 @@ def _pair_jobs(source: Path, output: Path, task: str) -> "tuple[list[Job], PairS
                         "together.")
     if len(fitting) < len(pairs):
         print(f"{len(pairs) - len(fitting)} of {len(pairs)} pairs are not for {task} and are left alone.", file=sys.stderr)
-    return [Job(pair_clip(pair), pair.size, output / pair.name) for pair in fitting], pairs
+    return [Job(pair_clip(pair), pair.size, output / pair.folder.name) for pair in fitting], pairs

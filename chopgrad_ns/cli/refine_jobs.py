@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from collections import deque
@@ -21,7 +22,7 @@ from chopgrad_ns.data.clip_sources import LazyClip
 from chopgrad_ns.data.references import blend_baseline
 from chopgrad_ns.data.video import frame_writer, side_by_side, video_writer
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.files import whole_folder
+from chopgrad_ns.files import refuse_file, whole_folder
 from chopgrad_ns.refiner import Refiner
 from chopgrad_ns.refiner.windows import Windows, refine_stream
 
@@ -84,13 +85,8 @@ def load_model(refiner: str, task: str, prompt: str | None, parts: str | None, d
         return Model(None)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     half = precision == "bf16" or (precision is None and where == "cuda")
-    loaded = Refiner.from_pretrained(refiner, task, prompt, parts=parts, dtype=torch.bfloat16 if half else None)
-    if prompt is not None and loaded.config.prompt["text"] != prompt:
-        raise UserError(f"{refiner} was made with the prompt {loaded.config.prompt['text']!r} and has no text encoder for "
-                        "another; leave --prompt out.")
-    loaded.model.to(where)
-    loaded.precision = "bf16" if half else "fp32"
-    return Model(loaded)
+    dtype = torch.bfloat16 if half else None
+    return Model(Refiner.from_pretrained(refiner, task, prompt, parts=parts, dtype=dtype, device=where))
 
 
 class _Input:
@@ -114,11 +110,14 @@ class _Input:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UserError for a folder that holds anything that `refine_all` did not write."""
-    if folder.is_file():
-        raise UserError(f"{folder} is a file; give a folder to write refined frames to.")
+    """Raise UserError for a folder that holds anything that `refine_all` did not write, or that cannot be made."""
+    refuse_file(folder.absolute())
     videos = ("refined", "before_after", *INPUT_VIDEOS)
     strange = sorted({path.name for path in folder.glob("*")} - {"frames", *(f"{name}.mp4" for name in videos)})
+    frames = [f"frames/{path.name}" for path in folder.glob("frames/*")]
+    strange += sorted(name for name in frames if not re.fullmatch(r"frames/\d{5,}\.png", name))
+    if not strange and (folder / "frames").exists() and not (folder / "refined.mp4").exists():
+        strange = ["frames without refined.mp4"]
     if strange:
         raise UserError(f"{folder} holds {strange[0]}, which no refining wrote; give a folder that may be replaced.")
 
@@ -130,6 +129,9 @@ def refine_all(jobs: Sequence[Job], model: Model, windows: Windows, fps: float |
     that are too small for the model.
     """
     counts = [model.passes(job, windows) for job in jobs]
+    if model.refiner is not None and not model.refiner.pretrained and model.refiner.config.base is None:
+        print(f"chopgrad refine: the tiny refiner is not trained for {model.refiner.config.task} and corrects nothing; train "
+              "it with chopgrad finetune, or give another --refiner.", file=sys.stderr)
     with bar("refining") as report:
         for index, job in enumerate(jobs):
             before = sum(counts[:index])

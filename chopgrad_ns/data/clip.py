@@ -68,8 +68,9 @@ class Clip:
 
     def to(self, *args, **kwargs) -> Clip:
         """Move or cast, as `Tensor.to`; ids are moved only."""
-        device = self.frames.to(*args, **kwargs).device
-        return self._each(lambda name, value: value.to(device) if name == "actor_ids" else value.to(*args, **kwargs))
+        frames = self.frames.to(*args, **kwargs)
+        return self._each(lambda name, value: frames if name == "frames" else value.to(frames.device) if name == "actor_ids"
+                          else value.to(*args, **kwargs))
 
     @property
     def carries(self) -> frozenset[str]:

@@ -88,8 +88,10 @@ class StoredPair:
 
     @property
     def carries(self) -> frozenset[str]:
-        """Names of what the degraded clip has beside its frames and cameras, and of what belongs to the pair."""
-        return frozenset(self._arrays)
+        """Names of what the degraded clip has when it is read."""
+        of_clip = self._arrays.keys() - {"clean", "valid", "photos", "photo_depth"}
+        warped = {"references", "reference_masks"} if "photos" in self._arrays else set()
+        return frozenset(of_clip | warped | ({"cameras"} if self._camera_size is not None else set()))
 
     @cached_property
     def reference_count(self) -> int:

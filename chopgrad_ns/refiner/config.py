@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +12,10 @@ from chopgrad_ns.errors import UserError
 
 FORMAT = 2
 Output = Literal["correct", "decode", "residual"]
+_KINDS = {"task": (str,), "backbone": (dict,), "base": (str, type(None)), "parts": (str, type(None)),
+          "base_weights": (str, type(None)), "timestep": (int,), "prompt": (dict,), "prompt_tokens": (int,),
+          "condition_channels": (list,), "skips": (bool,), "lora": (dict,)}
+_CALLED = {str: "text", dict: "a mapping", type(None): "null", int: "a whole number", list: "a list", bool: "true or false"}
 
 
 def tiny_backbone() -> dict:
@@ -34,6 +39,8 @@ class RefinerConfig:
     """Hugging Face id or folder of the published model that tensors which are not stored come from; None: all are stored"""
     parts: str | None = None
     """the same for parts that the base lacks: a training may have left its transformer alone"""
+    base_weights: str | None = None
+    """`Backbone.fingerprint` of the base; None where there is none"""
     timestep: int = 250
     """0…999: the degraded clip's latent is taken for the noisy sample at this step"""
     prompt: dict = field(default_factory=lambda: {"text": "", "source": "zero"})
@@ -50,6 +57,14 @@ class RefinerConfig:
     """rank and alpha of low-rank updates of each, where it has any"""
 
     def __post_init__(self) -> None:
+        for name, kinds in _KINDS.items():
+            if type(getattr(self, name)) not in kinds:
+                raise UserError(f"The {name} of the refiner is {getattr(self, name)!r}; give "
+                                f"{' or '.join(_CALLED[kind] for kind in kinds)}.")
+        if not all(type(self.prompt.get(name)) is str for name in ("text", "source")):
+            raise UserError(f"The prompt of the refiner is {self.prompt!r}; give its text and its source.")
+        if not all(type(value) in (dict, type(None)) for value in self.lora.values()):
+            raise UserError(f"The lora of the refiner is {self.lora!r}; give rank and alpha of each, or null.")
         if self.output not in get_args(Output):
             raise UserError(f"There is no output {self.output!r}; choose one of {', '.join(get_args(Output))}.")
         if not 0 <= self.timestep <= 999:
@@ -57,6 +72,12 @@ class RefinerConfig:
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2)
+
+    @property
+    def digest(self) -> str:
+        """Of all but where the base is to be found, which may be changed by hand when it has moved."""
+        fixed = {name: value for name, value in asdict(self).items() if name not in ("base", "parts")}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> RefinerConfig:

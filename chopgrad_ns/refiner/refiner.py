@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,17 +12,21 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.files import refuse_file
 from chopgrad_ns.refiner.backbones import Backbone, build, embed_prompt, load
 from chopgrad_ns.refiner.config import RefinerConfig, tiny_backbone
 from chopgrad_ns.refiner.model import RefinerModel, collate
 from chopgrad_ns.refiner.tasks import Task, task_named
 from chopgrad_ns.refiner.windows import Windows, refine_stream
+
+WEIGHTS = "model.safetensors"
+
 
 class Refiner:
     """A refiner for one task. `refiner(clip)` gives refined frames [T, 3, H, W] in 0…1.
@@ -30,7 +35,8 @@ class Refiner:
     of `config.base`. It lives on the GPU where there is one; clips may live anywhere.
     """
 
-    def __init__(self, config: RefinerConfig, backbone: Backbone | None = None, pretrained: bool = False):
+    def __init__(self, config: RefinerConfig, backbone: Backbone | None = None, pretrained: bool = False,
+                 device: torch.device | str | None = None):
         """`backbone`: with the weights of `config.base`; without, random ones of `config.backbone`."""
         self.config, self.pretrained = config, pretrained
         self.precision: Literal["fp32", "bf16"] = "fp32"
@@ -38,7 +44,7 @@ class Refiner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # an untrained refiner is the same everywhere
             self.model = RefinerModel(config, build(config.backbone) if backbone is None else backbone).eval()
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu" and config.base is None:
             _last_channels_first(self.model)
 
@@ -53,7 +59,7 @@ class Refiner:
     @classmethod
     def from_pretrained(cls, source: str | Path, task: str = "artifact-removal", prompt: str | None = None,
                         timestep: int | None = None, parts: str | Path | None = None, dtype: torch.dtype | None = None,
-                        **options) -> Refiner:
+                        device: torch.device | str | None = None, **options) -> Refiner:
         """Load a refiner, or make one of a published video model.
 
         Args:
@@ -65,80 +71,86 @@ class Refiner:
                 the model the embedding is zero, and `config.prompt` says so.
             timestep: 0…999, that the degraded clip is taken for the noisy sample of; by default the family's.
             parts: id or folder of a model that parts which `source` lacks are taken from.
-            dtype: of a published model's weights; 32 bits by default.
-            options: further fields of `RefinerConfig`, such as `output` and `skips`. Of a checkpoint of ours all is fixed.
+            dtype: of a published model's weights, 32 bits by default; with bfloat16 the refiner computes in it.
+            device: that it lives on; by default the GPU where there is one.
+            options: further fields of `RefinerConfig`, such as `output` and `skips`.
 
         Raises:
-            UserError: where `source` cannot be had or read, is cut short, or was trained for another task.
+            UserError: where `source` cannot be had or read, is cut short, or was trained for another task; and for a prompt,
+                timestep, parts or options other than those that a checkpoint of ours, or "tiny", was made with.
         """
         task_named(task)
+        if dtype not in (None, torch.float32, torch.bfloat16):
+            raise UserError(f"The dtype of {source} cannot be {dtype}; give torch.float32 or torch.bfloat16.")
+        asked = {"prompt": prompt, "timestep": timestep, "parts": _place(parts)}
+        asked = {name: value for name, value in asked.items() if value is not None} | options
         if str(source) == "tiny":
             folder = resources.files("chopgrad_ns.assets") / "tiny"
             with resources.as_file(folder) as path:
                 if (path / "config.json").is_file() and RefinerConfig.read(path / "config.json").task == task:
-                    return cls._load(path, task)
-            given = {} if timestep is None else {"timestep": timestep}
-            return cls(RefinerConfig(task=task, **given, **options))
-        if _is_ours(Path(source)):
-            return cls._load(Path(source), task, dtype)
-        return cls._of_base(source, task, prompt, timestep, parts, dtype, options)
+                    return cls._load(path, task, asked, dtype, device)
+            fixed = {name: asked.pop(name) for name in ("prompt", "parts") if name in asked}
+            config = RefinerConfig(task=task, **asked)
+            _check_fixed(source, config, fixed)
+            refiner = cls(config, device=device)
+        elif _is_ours(Path(source)):
+            return cls._load(Path(source), task, asked, dtype, device)
+        else:
+            refiner = cls._of_base(source, task, prompt, timestep, parts, dtype, device, options)
+        refiner.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        return refiner
 
     @classmethod
     def _of_base(cls, source: str | Path, task: str, prompt: str | None, timestep: int | None, parts: str | Path | None,
-                 dtype: torch.dtype | None, options: dict) -> Refiner:
+                 dtype: torch.dtype | None, device: torch.device | str | None, options: dict) -> Refiner:
         backbone = load(source, timestep, dtype, parts)
-        text = task_named(task).prompt if prompt is None else prompt
         places = [place for place in (source, parts) if place is not None]
+        text = task_named(task).prompt if prompt is None else prompt
         # DOVE has no text encoder, and an embedding of no text.
-        for wanted in dict.fromkeys([text, ""] if prompt is None else [text]):
-            found = (embed_prompt(place, wanted) for place in places)
-            embedding = next((one for one in found if one is not None), None)
-            if embedding is not None:
-                text = wanted
-                break
+        text, embedding = _embedded(places, [text, ""] if prompt is None else [text], backbone.prompt_shape)
         if embedding is None and prompt:
-            raise UserError(f"{source} has no text encoder to embed the prompt with; fetch its text_encoder and tokenizer too, or "
-                            "leave the prompt out.")
+            raise UserError(f"{source} has no text encoder to embed the prompt with; fetch its text_encoder and tokenizer "
+                            "too, or leave the prompt out.")
         levels = backbone.latent_factor.bit_length()
         config = RefinerConfig(**{
-            "task": task, "backbone": backbone.config, "base": str(source), "output": "decode",
-            "parts": None if parts is None else str(parts),
+            "task": task, "backbone": backbone.config, "base": _place(source), "output": "decode", "parts": _place(parts),
+            "base_weights": backbone.fingerprint(),
             "timestep": backbone.default_timestep if timestep is None else timestep,
             "prompt": {"text": text, "source": "zero" if embedding is None else "base"},
             "prompt_tokens": 1 if embedding is None else len(embedding),
             "condition_channels": [12, 24, 32, 48, 64][:levels]} | options)
-        refiner = cls(config, backbone)
-        if dtype == torch.bfloat16:
-            refiner.precision = "bf16"
+        refiner = cls(config, backbone, device=device)
         if embedding is not None:
             refiner.model.prompt.copy_(embedding)
         return refiner
 
     @classmethod
-    def _load(cls, folder: Path, task: str, dtype: torch.dtype | None = None) -> Refiner:
+    def _load(cls, folder: Path, task: str, asked: dict, dtype: torch.dtype | None,
+              device: torch.device | str | None) -> Refiner:
         config = RefinerConfig.read(folder / "config.json")
         if config.task != task:
             raise UserError(f"The refiner in {folder} was trained for {config.task}, not {task}; give one "
                             f"for {task}.")
         task_named(config.task)
-        backbone = None
-        if config.base is not None:
-            backbone = load(config.base, config.timestep, dtype, config.parts)
-            if backbone.config != config.backbone:
-                raise UserError(f"The refiner in {folder} was made from {config.base}, which has another architecture now; give "
-                                "back the model that it was made from.")
+        _check_fixed(folder, config, asked)
+        backbone = None if config.base is None else _base_of(folder, config, dtype)
         try:
-            refiner = cls(config, backbone, pretrained=True)
+            refiner = cls(config, backbone, pretrained=True, device=device)
             refiner.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
             refiner._add_lora()
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{folder / 'config.json'} describes no refiner that can be built "
                             f"({_first_line(error)}); copy or train the refiner again.") from error
         try:
-            refiner._take(load_file(folder / "model.safetensors"))
+            refiner._take(load_file(folder / WEIGHTS))
+            with safe_open(folder / WEIGHTS, framework="pt") as file:
+                written_with = (file.metadata() or {}).get("config")
         except (OSError, RuntimeError, SafetensorError) as error:
             raise UserError(f"The weights in {folder} are incomplete or of another architecture "
                             f"({_first_line(error)}); copy or train the refiner again.") from error
+        if written_with != config.digest:
+            raise UserError(f"{folder / 'config.json'} and {WEIGHTS} beside it were not written together; copy or train the "
+                            "refiner again.")
         return refiner
 
     def _add_lora(self) -> None:
@@ -159,19 +171,24 @@ class Refiner:
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`; they appear, or are replaced, when complete.
 
-        Tensors that are those of `config.base` still are left out.
+        Tensors that are those of `config.base` still are left out. Each file is whole or absent, and loading tells two that
+        are not of one save. Raises UserError for a folder that is a file, or below one.
         """
+        from chopgrad_ns.refiner.finetune.lora import plain_name
+
         folder = Path(folder).resolve()
+        refuse_file(folder)
         temporary = folder.with_name(folder.name + ".part")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
+        trained = {plain_name(name) for name in self.trained}
         tensors = {name: value.contiguous() for name, value in self.model.state_dict().items()
-                   if self.config.base is None or not name.startswith("backbone.") or name in self.trained
+                   if self.config.base is None or not name.startswith("backbone.") or plain_name(name) in trained
                    or name.startswith("backbone.condition_embed.")}
-        save_file(tensors, temporary / "model.safetensors")
+        save_file(tensors, temporary / WEIGHTS, {"config": self.config.digest})
         (temporary / "config.json").write_text(self.config.to_json())
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("model.safetensors", "config.json"):  # config last: a folder without it is no refiner
+        for name in (WEIGHTS, "config.json"):  # config last: a folder without it is no refiner
             os.replace(temporary / name, folder / name)
         temporary.rmdir()
 
@@ -221,7 +238,8 @@ class Refiner:
     def _pass(self, clip: Clip) -> Float[Tensor, "t 3 h w"]:
         """One pass over a prepared clip."""
         count, _, height, width = clip.frames.shape
-        batch = collate([clip.to(self.device)], self.config, self.model.backbone)
+        dtype = torch.float32 if self.precision == "bf16" else self.model.prompt.dtype
+        batch = collate([clip.to(self.device, dtype)], self.config, self.model.backbone)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             refined = self.model(batch)[0]
         return refined[:count, :, :height, :width].clamp(0, 1).to(clip.frames)
@@ -237,10 +255,58 @@ def _last_channels_first(model: torch.nn.Module) -> None:
 
 def _is_ours(folder: Path) -> bool:
     """Whether `save` wrote a folder, or half of one; diffusers names its class in a `config.json`."""
-    if (folder / "model.safetensors").is_file():
+    if (folder / WEIGHTS).is_file():
         return True
     config = folder / "config.json"
     return config.is_file() and "_class_name" not in config.read_text(errors="replace")
+
+
+def _place(source: str | Path | None) -> str | None:
+    """A Hugging Face id, or where a folder is, whatever the working directory will be."""
+    if source is None:
+        return None
+    return os.path.abspath(source) if Path(source).is_dir() else str(source)
+
+
+def _check_fixed(source: str | Path, config: RefinerConfig, asked: dict) -> None:
+    """Raise UserError where something else is asked for than a refiner was made with."""
+    for name, value in asked.items():
+        there = config.prompt["text"] if name == "prompt" else getattr(config, name)
+        if value != there:
+            raise UserError(f"{source} was made with {there!r} for its {name} and takes no {value!r}; leave the {name} out.")
+
+
+def _base_of(folder: Path, config: RefinerConfig, dtype: torch.dtype | None) -> Backbone:
+    """The model that a checkpoint was made from. Raises UserError where it is gone, or another now."""
+    for name in ("base", "parts"):
+        place = getattr(config, name)
+        if place is not None and os.path.isabs(place) and not os.path.isdir(place):
+            raise UserError(f"The refiner in {folder} was made from {place}, which is not there any more; put it back, or "
+                            f"write where it is now after \"{name}\" in {folder / 'config.json'}.")
+    backbone = load(config.base, config.timestep, dtype, config.parts)
+    other = ("another architecture" if backbone.config != config.backbone else
+             "other weights" if backbone.fingerprint() != config.base_weights else None)
+    if other is not None:
+        raise UserError(f"The refiner in {folder} was made from {config.base}, which has {other} now; give back the model that "
+                        "it was made from.")
+    return backbone
+
+
+def _embedded(places: list[str | Path], texts: list[str], shape: tuple[int, int]) -> tuple[str, Tensor | None]:
+    """The first of some texts that can be embedded at one of some places, or the first and None.
+
+    Raises UserError for an embedding with more tokens than `shape`, or of another width.
+    """
+    for text, place in itertools.product(dict.fromkeys(texts), places):
+        embedding = embed_prompt(place, text)
+        if embedding is None:
+            continue
+        if len(embedding) > shape[0] or embedding.shape[1] != shape[1]:
+            raise UserError(f"The prompt's embedding that goes with {place} has {len(embedding)} tokens of "
+                            f"{embedding.shape[1]} values, where the model takes up to {shape[0]} of {shape[1]}; give the text "
+                            "encoder, or the stored embedding, that belongs to it.")
+        return text, embedding
+    return texts[0], None
 
 
 def _first_line(error: Exception) -> str:

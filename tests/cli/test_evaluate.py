@@ -65,6 +65,61 @@ def test_pairs_stand_for_their_clean_frames(folders):
     assert evaluate(folders, *QUICK, paths=("predicted", "pairs"))["regions"] == expected["regions"]
 
 
+def write_pairs(folder):
+    """What `folders` has, as pairs: the prediction is degraded, mask and ids go with it, and two frames are no truth."""
+    for index, name in enumerate("abcd"):
+        degraded, truth = noisy_clip(3 + index, (40, 48), seed=index)
+        mask, valid = disc(truth), torch.ones_like(truth[:, :1])
+        ids = torch.where(mask, 3, 0)
+        ids[:, :, :17, -18:] = 5
+        valid[0, :, :9] = 0
+        if name in "cd":
+            valid[2] = 0
+        clip = Clip(degraded, mask=mask.float(), actor_ids=ids.byte())
+        save_pair(Pair(clip, truth, f"another name than {name}", valid), folder / name)
+
+
+def test_each_part_of_a_pair_stands_for_its_own(folders, capsys):
+    """Degraded frames, clean ones, mask and ids; frames that the splat was fitted to are left out everywhere."""
+    write_pairs(folders / "pairs")
+    for name in "cd":
+        for side in ("predicted", "truth", "masks", "actors"):
+            (folders / side / name / "00002.png").unlink()
+    extras = lambda masks, actors: [*QUICK, "--masks", folders / masks, "--actors", folders / actors]  # noqa: E731
+    expected = evaluate(folders, *extras("masks", "actors"))
+    capsys.readouterr()
+    found = evaluate(folders, *extras("pairs", "pairs"), paths=("pairs", "pairs"))
+    assert found["frames_left_out"] == 2 and "2 frames that splats were fitted to are left out" in capsys.readouterr().err
+    assert found["per_clip"]["c"]["names"] == ["00000", "00001", "00003", "00004"]
+    for region in ("whole", "inside", "outside", "actors"):
+        for metric in ("psnr", "ssim"):
+            one, other = (told["regions"][region][metric]["mean"] for told in (found, expected))
+            assert one == pytest.approx(other, abs=1e-3)
+    one = evaluate(folders, *QUICK, paths=("predicted/a", "pairs/a"))
+    assert one["regions"]["whole"] == evaluate(folders, *QUICK, paths=("predicted/a", "truth/a"))["regions"]["whole"]
+
+
+def test_pairs_that_were_not_refined_are_no_failure(folders, capsys):
+    write_pairs(folders / "pairs")
+    shutil.rmtree(folders / "predicted" / "a"), shutil.rmtree(folders / "predicted" / "b")
+    found = evaluate(folders, *QUICK, paths=("predicted", "pairs"))
+    assert list(found["per_clip"]) == ["c", "d"] and found["left_out"] == {}
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "chopgrad evaluate: 2 pairs that nothing was predicted for are not compared, a among them."
+
+
+def test_pairs_that_lack_what_is_asked_for(folders, capsys):
+    _, truth = noisy_clip(3, (40, 48))
+    save_pair(Pair(Clip(truth[..., ::2, ::2]), truth, "a"), folders / "small")
+    save_pair(Pair(Clip(truth), truth, "a", torch.zeros_like(truth[:, :1])), folders / "fitted")
+    arguments = "evaluate", folders / "predicted" / "a", folders / "small", *QUICK
+    refused(capsys, *arguments, "--masks", folders / "small", message="has no mask; leave it out")
+    refused(capsys, *arguments, "--actors", folders / "small", message="has no actor ids; leave it out")
+    refused(capsys, "evaluate", folders / "small", folders / "truth" / "a", *QUICK, message="are smaller than its clean ones")
+    refused(capsys, "evaluate", folders / "predicted" / "a", folders / "fitted", *QUICK, message="was fitted to all")
+    refused(capsys, *arguments, "--output", folders / "small" / "pair.json" / "x.json", message="pair.json is a file")
+
+
 def test_help_names_all_metrics():
     told = evaluate_command.run.__doc__.split("names among ")[1].split(";")[0]
     assert tuple(re.findall(r"\w+", told.replace(" and ", " "))) == METRICS

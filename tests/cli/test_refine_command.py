@@ -271,7 +271,10 @@ def test_what_is_damaged_leaves_nothing_or_what_was_there(refiners, sources, tmp
     (["--longest-side", "480"], "--longest-side is for a splat"),
     (["--splat", "x.ply", "--photos", "y"], "--photos is for plain videos"),
     (["--device", "cuda"], "There is no CUDA device here"),
-    (["--prompt", "a red car"], "tiny was made with the prompt '' and has no text encoder"),
+    (["--prompt", "a red car"], "tiny was made with '' for its prompt and takes no 'a red car'"),
+    (["--parts", "elsewhere"], "leave the parts out"),
+    (["--task", "super-resolution", "--scale", "1e9"], "px a side at most"),
+    (["--task", "super-resolution", "--size", "64x99999"], "px a side at most"),
 ])
 def test_refusals(sources, tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -286,6 +289,8 @@ def test_more_refusals(refiners, sources, pairs, tmp_path, capsys):
             message="was trained for driving, not artifact-removal")
     refused(capsys, "refine", sources / "video.mp4", "--output", pairs, message="which no refining wrote")
     refused(capsys, "refine", sources / "video.mp4", "--output", sources / "masks.mp4", message="is a file")
+    refused(capsys, "refine", sources / "video.mp4", "--output", sources / "masks.mp4" / "below", message="masks.mp4 is a file")
+    refused(capsys, "refine", pairs / "wall", *out, message="is a single pair; give the folder of pairs")
     refused(capsys, "refine", sources / "frames", "--output", sources, message="which is to be read")
     refused(capsys, "refine", pairs, "--output", pairs, message="which is to be read")
     refused(capsys, "refine", pairs, *out, "--task", "driving", message="None of the 4 pairs")
@@ -305,3 +310,31 @@ def test_masks_that_do_not_fit_are_refused(sources, tmp_path, capsys):
             refused(capsys, "refine", sources / "video.mp4", "--output", tmp_path / "out", "--task", "inpainting", "--masks",
                     masks_of, message=message)
     assert not (tmp_path / "out").exists()
+
+
+def test_names_in_pairs_are_no_paths(refiners, tmp_path):
+    """What is written is called as the pair's folder is: a name in a file may lead elsewhere, or be another's too."""
+    for folder in ("one", "two"):
+        save_pair(pair(5, 24, 32, name="../../outside"), tmp_path / "pairs" / folder)
+    run(tmp_path / "pairs", tmp_path / "deep" / "out", "--refiner", refiners / "artifact-removal")
+    assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == ["one", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "pairs"]
+
+
+def test_frames_of_others_are_not_replaced(sources, tmp_path, capsys):
+    for name, message in {"frames/00000.png": "frames without refined.mp4", "frames/IMG_1.png": "frames/IMG_1.png",
+                          "frames/notes.txt": "frames/notes.txt"}.items():
+        output = tmp_path / message.replace("/", "-")
+        (output / "frames").mkdir(parents=True)
+        (output / name).write_text("mine")
+        if "without" not in message:
+            (output / "refined.mp4").write_text("mine")
+        refused(capsys, "refine", sources / "frames", "--output", output, message=f"holds {message}")
+        assert (output / name).read_text() == "mine"
+
+
+def test_a_refiner_that_corrects_nothing_says_so(refiners, sources, tmp_path, capsys):
+    said = "the tiny refiner is not trained for driving and corrects nothing"
+    for number, (refiner, untrained) in enumerate((("tiny", True), (refiners / "driving", False))):
+        run(sources / "frames", tmp_path / str(number), "--task", "driving", "--refiner", refiner, "--masks", sources / "masks")
+        assert (said in capsys.readouterr().err) == untrained

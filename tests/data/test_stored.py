@@ -42,7 +42,7 @@ def test_round_trip(tmp_path):
     stored = StoredPair(tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (stored.name, stored.about, len(stored)) == ("plane", {"scene": "plane"}, 3)
-    assert (stored.size, stored.reference_count) == (pair.size, pair.reference_count)
+    assert (stored.size, stored.reference_count, stored.carries) == (pair.size, pair.reference_count, pair.carries)
     same(stored.read(), pair)
 
 
@@ -89,6 +89,7 @@ def test_references_made_on_the_fly_are_those_on_disk(tmp_path):
     save_pair(replace(pair, reference_photos=None), tmp_path / "disk")
     fly, disk = StoredPair(tmp_path / "fly"), StoredPair(tmp_path / "disk")
     assert fly.reference_count == disk.reference_count == 2
+    assert fly.carries == disk.carries == pair.carries, "photos that are stored are references, not photos, once they are read"
     for run in (slice(None), slice(1, 3), slice(4, 5)):
         ours, theirs = fly.read(run).degraded, disk.read(run).degraded
         # The one rounds photos and alpha before warping, the other what was warped.

@@ -90,11 +90,11 @@ def test_stored_embeddings_come_first(tmp_path):
     folder = write_published(tmp_path / "model", "dove", text_encoder=True)
     beside = tmp_path / "prompt_embeddings" / "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.safetensors"
     assert beside.is_file()
+    encoded, own = (embed_prompt(folder, text) for text in (TEXT, ""))
+    shutil.rmtree(folder / "text_encoder")
     stored = embed_prompt(folder, "")
     assert stored.shape == (TEXT_TOKENS, TEXT_DIM) and stored.dtype == torch.float32
-    encoded = embed_prompt(folder, TEXT)
-    shutil.rmtree(folder / "text_encoder")
-    assert torch.equal(embed_prompt(folder, ""), stored)
+    assert not torch.equal(stored, own), "a model's own text encoder comes before what lies beside it"
     assert embed_prompt(folder, TEXT) is None
     (folder / "prompt_embeddings").mkdir()
     file = folder / "prompt_embeddings" / f"{hashlib.sha256(TEXT.encode()).hexdigest()}.safetensors"
@@ -104,6 +104,11 @@ def test_stored_embeddings_come_first(tmp_path):
     refused(folder, f"{file} holds no prompt embedding")
     file.write_bytes(b"cut short")
     refused(folder, f"{file} holds no prompt embedding")
+
+
+def test_embeddings_beside_are_not_for_other_families(tmp_path):
+    write_published(tmp_path / "dove", "dove")
+    assert embed_prompt(write_published(tmp_path / "wan", "wan2.1"), "") is None
 
 
 def test_damaged_text_encoders(wan):

@@ -100,7 +100,10 @@ def test_broken_config_is_refused(copy, text):
 
 
 @pytest.mark.parametrize("change", [{"backbone": {"family": "wan"}}, {"backbone": {}}, {"condition_channels": [3]},
-                                    {"backbone": None}])
+                                    {"backbone": None}, {"lora": [1]}, {"lora": {"decoder": 3}}, {"base": 3}, {"prompt": "x"},
+                                    {"prompt": {}}, {"timestep": 250.5}, {"timestep": True}, {"skips": 1}, {"task": 3},
+                                    {"condition_channels": 3}, {"prompt_tokens": "x"}, {"lora": {"decoder": {"rank": 2}}},
+                                    {"lora": {"decoder": {"rank": 2, "alpha": "x"}}}, {"condition_channels": ["x", 2, 3]}])
 def test_config_that_cannot_be_built_is_refused(copy, change):
     about = json.loads((copy / "config.json").read_text()) | change
     (copy / "config.json").write_text(json.dumps(about))
@@ -120,3 +123,36 @@ def test_other_task_is_refused(copy):
     (copy / "config.json").write_text(json.dumps(about))
     refused(copy, "inpainting", "artifact-removal")
     refused(copy, "no task", task="dancing")
+
+
+def test_halves_of_two_saves_are_refused(saved, copy):
+    """As an interruption between the two leaves them; the next save puts it right."""
+    Refiner(RefinerConfig(timestep=300)).save(copy.parent / "other")
+    (copy.parent / "other" / "config.json").rename(copy / "config.json")
+    refused(copy, "were not written together")
+    left = copy.with_name("copy.part")
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    saved[0].save(copy)
+    assert Refiner.from_pretrained(copy).config.timestep == 250 and not left.exists()
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="file is a file, where a folder is to be written"):
+            Refiner(RefinerConfig()).save(folder)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_clips_of_other_types_come_back_in_theirs(saved, dtype, precision):
+    refiner, clip = saved[0], pair(frames=5, height=16, width=16).degraded
+    refiner.precision = precision
+    try:
+        found, expected = refiner(clip.to(dtype)), refiner(clip)
+    finally:
+        refiner.precision = "fp32"
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=1e-5 if dtype == torch.float64 else 2e-2, rtol=0)

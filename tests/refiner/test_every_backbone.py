@@ -86,7 +86,7 @@ def test_training_is_not_taken_up_by_another_base(published, tmp_path):
                 other / "transformer" / "diffusion_pytorch_model.safetensors")
     lora = FinetuneSettings(steps=1, buckets="1x16x16", losses="latent=1", **WAYS["lora"])
     first, second = (Refiner.from_pretrained(folder, task="inpainting") for folder in (published["wan2.1"], other))
-    second.config.base = first.config.base
+    second.config.base, second.config.base_weights = first.config.base, first.config.base_weights
     finetune(first, pairs, lora, checkpoint_dir=tmp_path / "lora")
     with pytest.raises(UserError, match="from another base"):
         finetune(second, pairs, lora, checkpoint_dir=tmp_path / "lora")

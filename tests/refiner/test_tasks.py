@@ -62,7 +62,9 @@ def test_depth_has_no_unit():
     task = task_named("artifact-removal")
     once, twice = (task.extra(task.prepare(replace(clip, depth=clip.depth * scale))) for scale in (1.0, 7.0))
     torch.testing.assert_close(once, twice)
-    assert once.min() >= 0 and once.max() <= 1
+    torch.testing.assert_close(once[:, 1], torch.full_like(once[:, 1], 0.5), msg="what is at the median depth")
+    one_far = replace(clip, depth=torch.where(torch.arange(32) < 8, 3 * clip.depth, clip.depth))
+    torch.testing.assert_close(task.extra(task.prepare(one_far))[:, 1, :, :8], torch.full((9, 32, 8), 0.25))
     empty = replace(clip, depth=torch.zeros_like(clip.depth))
     assert not task.extra(task.prepare(empty))[:, 1].any()
 
@@ -126,6 +128,14 @@ def test_what_the_mask_does_not_cover_is_unchanged_to_the_bit():
     kept = (example.degraded.mask == 0).expand_as(refined)
     assert torch.equal(refined[kept], example.degraded.frames[kept])
     assert (refined[~kept] - example.degraded.frames[~kept]).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("value", [-0.5, 255.0])
+def test_masks_of_other_ranges_are_refused(value):
+    mask = torch.zeros(5, 1, 32, 32)
+    mask[2, 0, 3, 4] = value
+    with pytest.raises(UserError, match=f"has values from {min(value, 0):g} to {max(value, 0):g}; give 0"):
+        Refiner(RefinerConfig(task="inpainting"))(Clip(torch.rand(5, 3, 32, 32), mask=mask))
 
 
 def test_nothing_shines_through_a_mask():

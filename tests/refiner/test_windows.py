@@ -209,11 +209,13 @@ def test_cameras_of_a_part_see_the_part():
     assert (part.cameras.width, part.cameras.height) == (30, 16)
 
 
-@pytest.mark.parametrize("name", ["frames", "depth", "references"])
+@pytest.mark.parametrize("name", ["frames", "depth", "references", "alpha", "mask", "reference_masks", "photos"])
 def test_a_frame_with_nan_is_named(name):
     clip = pair(40, 8, 8).degraded
-    getattr(clip, name)[31, ..., 2, 3] = float("nan") if name == "frames" else float("inf")
-    with pytest.raises(UserError, match=rf"^Frame 31 of the clip has values in its {name} .*\.$"):
+    clip.mask, clip.photos = torch.ones(40, 1, 8, 8), torch.rand(3, 3, 12, 10)
+    what, number = ("Photo", 2) if name == "photos" else ("Frame", 31)
+    getattr(clip, name)[number, ..., 2, 3] = float("nan") if name in ("frames", "photos", "mask") else float("inf")
+    with pytest.raises(UserError, match=rf"^{what} {number} of the clip has values in its {name} .*\.$"):
         refine(blend_baseline, clip, Windows(17, 6), 4, 8)
 
 
@@ -287,13 +289,15 @@ def check_seam(seam: Seam, blended: torch.Tensor, cut: torch.Tensor, whole: torc
 
 
 def test_121_frames_in_windows_are_as_good_as_in_one_pass(trained):
-    example, windows = pair(121, 32, 32), Windows()
-    clip, parts = trained.task.prepare(example.degraded), Windows().in_time(121, 4)
+    """Of a walk into the open: what is seen in the end is four times as far away, and windows differ in their unit of depth."""
+    example, parts = pair(121, 32, 32), Windows().in_time(121, 4)
+    example.degraded.depth *= torch.linspace(1, 4, 121).view(-1, 1, 1, 1)
+    clip, prepare = example.degraded, trained.task.prepare
     with torch.no_grad():
-        whole = trained._pass(clip)
-        cut = torch.cat([trained._pass(clip[part])[:after.start - part.start]
+        whole = trained._pass(prepare(clip))
+        cut = torch.cat([trained._pass(prepare(clip[part]))[:after.start - part.start]
                          for part, after in zip(parts, [*parts[1:], slice(121, 121)])])
-    windowed = refine(trained._pass, clip, windows, 4, 8)
+    windowed = trained(clip)
     assert len(parts) == 3 and psnr(whole, example.clean) > psnr(clip.frames, example.clean) + 2
     assert abs(psnr(windowed, example.clean) - psnr(whole, example.clean)) < 0.5
     for before, after in itertools.pairwise(parts):

@@ -7,6 +7,7 @@ and where the encoder's features are read. The weights keep the names and shapes
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import json
 from abc import abstractmethod
@@ -17,6 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chopgrad_ns.chopgrad.adapters.base import in_this_thread
+
+FINGERPRINT_VALUES = 64
+"""Of each tensor, that go into a fingerprint one by one."""
 
 
 class Backbone(nn.Module):
@@ -67,6 +71,22 @@ class Backbone(nn.Module):
         return {"family": self.family, "vae": arguments(self.vae_class, self.vae.config),
                 "transformer": arguments(self.transformer_class, self.transformer.config),
                 "scheduler": dict(self.scheduler_config)}
+
+    def fingerprint(self) -> str:
+        """A hash of the autoencoder's and the transformer's weights, as they are in bfloat16, whatever they are held in.
+
+        Of each tensor there are name and shape, some values spread over it, and the sum of all bit patterns, four at a time:
+        it wraps, and so is the same in any order.
+        """
+        found = hashlib.sha256()
+        for part in ("vae", "transformer"):
+            for name, value in sorted(getattr(self, part).state_dict().items()):
+                bits = value.detach().flatten().to(torch.bfloat16, copy=True).view(torch.int16)
+                fours = len(bits) // 4 * 4
+                told = (bits[::max(1, len(bits) // FINGERPRINT_VALUES)].tolist(), bits[:fours].view(torch.int64).sum().item(),
+                        bits[fours:].tolist())
+                found.update(f"{part}.{name} {tuple(value.shape)} {told}".encode())
+        return found.hexdigest()
 
     @property
     @abstractmethod

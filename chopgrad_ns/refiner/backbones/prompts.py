@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.refiner.backbones.cogvideox import CogVideoX
 from chopgrad_ns.refiner.backbones.folders import DESCRIPTIONS, fetched, first_line, read_json
 from chopgrad_ns.refiner.backbones.wan import PROMPT_TOKENS
 
@@ -21,22 +22,30 @@ STORED = "prompt_embeddings"
 def embed_prompt(source: str | Path, text: str) -> Float[Tensor, "l d"] | None:
     """The embedding of a prompt as the model's pipeline makes it, in 32 bits; None where there is no text encoder.
 
-    DOVE keeps embeddings as `prompt_embeddings/<SHA-256 of the prompt>.safetensors`, in or beside its folder: one that is
-    there is taken. Otherwise tokenizer and text encoder are loaded (and downloaded, for a Hugging Face id), used once and
-    let go.
+    One that is in the folder as `prompt_embeddings/<SHA-256 of the prompt>.safetensors` is taken, and so is one beside the
+    folder of a CogVideoX without a text encoder, where DOVE keeps them. Otherwise tokenizer and text encoder are loaded (and
+    downloaded, for a Hugging Face id), used once and let go.
 
     Raises:
         UserError: where `source` or what is in it cannot be read.
     """
     folder = fetched(source, [*DESCRIPTIONS, f"{STORED}/*.safetensors"])
     stored = f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
-    for place in (folder, folder.parent):
+    has_encoder = (folder / "text_encoder" / "config.json").is_file()
+    for place in (folder, *([folder.parent] if not has_encoder and _is_cogvideox(folder) else [])):
         if (place / STORED / stored).is_file():
             return _stored(place / STORED / stored)
-    if not (folder / "text_encoder" / "config.json").is_file():
+    if not has_encoder:
         return None
     fetched(source, ["tokenizer/*", "text_encoder/*.json", "text_encoder/*.safetensors"])
     return _embedded(folder, text)
+
+
+def _is_cogvideox(folder: Path) -> bool:
+    """Whether a model's transformer, which may be the folder itself, is of this family."""
+    files = [place / "config.json" for place in (folder / "transformer", folder)]
+    found = next((read_json(file) for file in files if file.is_file()), {})
+    return found.get("_class_name") == CogVideoX.transformer_class.__name__
 
 
 def _stored(file: Path) -> Tensor:

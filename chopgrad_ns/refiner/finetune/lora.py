@@ -99,3 +99,8 @@ def merge_lora(model: RefinerModel, place: str) -> None:
 
 def _convolutions(model: RefinerModel) -> list[nn.Module]:
     return [layer for layer in model.backbone.vae.decoder.modules() if isinstance(layer, (nn.Conv2d, nn.Conv3d))]
+
+
+def plain_name(name: str) -> str:
+    """The name of a weight without LoRA: peft moves what it changes into `base_layer`, a parametrisation into `original`."""
+    return name.replace(".base_layer.", ".").replace(".parametrizations.weight.original", ".weight")

@@ -27,6 +27,9 @@ class Inpainting(Task):
         if clip.mask is None:
             raise UserError("The clip to be inpainted has no mask; give one, white where it is to be filled.")
         mask = clip.mask
+        if mask.min() < 0 or mask.max() > 1:
+            raise UserError(f"The mask of the clip to be inpainted has values from {float(mask.min()):g} to "
+                            f"{float(mask.max()):g}; give 0, where the clip stays, to 1, where it is to be filled.")
         holed = torch.where(mask > 0, mask * HOLE + (1 - mask) * clip.frames, clip.frames)
         return type(clip)(holed, cameras=clip.cameras, mask=mask)
 
