@@ -36,6 +36,13 @@ def together(here: Accelerator, fine: bool) -> bool:
     return bool(here.gather(torch.tensor([fine], device=here.device)).all())
 
 
+def largest(here: Accelerator, value: float) -> float:
+    """The largest of all processes' values."""
+    if here.num_processes == 1:
+        return value
+    return float(here.gather(torch.tensor([value], dtype=torch.float64, device=here.device)).max())
+
+
 def average_gradients(here: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
     """Replace each gradient by its mean over processes; a parameter without one in some process counts as zero there.
 

@@ -99,8 +99,7 @@ class Run:
     @property
     def finished(self) -> bool:
         limit = self.settings.max_seconds
-        done = self.step >= self.settings.steps or (limit is not None and self.seconds >= limit)
-        return not distributed.together(self.here, not done) if limit is not None else done
+        return self.step >= self.settings.steps or (limit is not None and self.seconds >= limit)
 
     def plan(self) -> None:
         """Choose the way through the decoder by the memory that there is, and print what was weighed."""
@@ -131,7 +130,8 @@ class Run:
             self.optimizer.step()
             self.losses.append(loss)
             self._update_average()
-        took = time.monotonic() - began
+        # The slowest's, for all: the learning rate and the end follow from it.
+        took = distributed.largest(self.here, time.monotonic() - began)
         self.seconds += took
         self.noted |= {"lr": lr, "seconds_a_step": took, "peak_gigabytes": peak_memory(self.refiner.device) / 1e9}
 
