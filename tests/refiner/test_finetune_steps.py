@@ -217,6 +217,34 @@ def test_losses_are_noted_one_by_one_and_without_context():
     torch.testing.assert_close(2 * named["l1"] + 0.5 * named["frame_difference"] + 0.1 * named["latent"], loss.detach())
 
 
+def test_latents_count_as_their_pixels_do():
+    """By the plain formula in float64; borders and frames that are padded, and places that are not known, count nothing."""
+    one = pair(frames=6, height=20, width=16)  # of 9 frames and 24 rows when padded
+    one.valid = (one.clean[:, :1] > 0.3).float()
+    one.valid[:, :, :8, :8] = 0
+    refiner = stirred()
+    refiner.model.double()
+    with Run(refiner, [one], replace(QUICK, losses="latent=1", buckets="whole", unaligned=0), Exact()) as run:
+        (example,), _ = run.examples.draw(0)
+        z = run.model.predict(collate([example.clip.to(run.model.prompt)], refiner.config, run.model.backbone)).z[0]
+        factor, clean = run.model.backbone.latent_factor, replace(example.clip, frames=example.target[:, :3] / 2 + 0.5)
+        wanted = run.model.encode(collate([clean.to(run.model.prompt)], refiner.config, run.model.backbone).frames)[0]
+        weight = torch.zeros(9, *(side * factor for side in z.shape[2:]), dtype=torch.float64)
+        weight[:6, :20, :16] = example.target[:, 3]
+        total = known = 0
+        for t, frames in enumerate((slice(0, 1), slice(1, 5), slice(5, 9))):
+            for row in range(z.shape[2]):
+                for column in range(z.shape[3]):
+                    here = weight[frames, row * factor:(row + 1) * factor, column * factor:(column + 1) * factor].mean()
+                    total += here * ((z - wanted)[:, t, row, column] ** 2).mean()
+                    known += here
+        torch.testing.assert_close(run._loss([example]), total / known, rtol=1e-9, atol=0)
+        example.target[:, 3] = 0
+        nothing = run._loss([example])
+        nothing.backward()
+        assert nothing == 0 and not any(value.grad.any() for value in run.trained.values() if value.grad is not None)
+
+
 @pytest.mark.parametrize("text, message", [
     ("latent=1@5", "no loss has started at step 0"), ("latent=0", "all weights are zero"),
     ("latent=1,lattice=1", "no loss 'lattice'"), ("latent=1,latent=2", "name latent twice"),

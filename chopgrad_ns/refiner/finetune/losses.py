@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.losses import LOSSES, Weight, Weighted
 from chopgrad_ns.losses.weighted import parse_weights
+from chopgrad_ns.refiner.condition import pool_time
 
 LATENT = "latent"
-"""Name of the mean square of the difference of normalised latents, refined − those of the clean frames."""
+"""Name of `latent_loss`."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,22 @@ class Recorded(Weighted):
     def means(self) -> dict[str, Tensor]:
         """Mean over frames of each loss, without its weight."""
         return {name: torch.cat(values, dim=1).mean() for name, values in self._noted.items() if values}
+
+
+def latent_loss(z: Float[Tensor, "b c tz hz wz"], wanted: Float[Tensor, "b c tz hz wz"], weight: Float[Tensor, "b t 1 h w"],
+                temporal: int, spatial: int) -> Float[Tensor, ""]:
+    """Mean square of the difference of normalised latents, refined − those of the clean frames.
+
+    Each latent counts as its pixels do on average; the mean is over a clip, and then over clips. A clip without any weight
+    gives 0.
+
+    Args:
+        temporal, spatial: frames a latent, after the first, and pixels a latent in both directions of the picture.
+    """
+    there = avg_pool3d(pool_time(weight, temporal), (1, spatial, spatial))
+    error = torch.where(there > 0, z - wanted, 0).square().mean(dim=1, keepdim=True)
+    clips = (error * there).flatten(1).sum(dim=1) / there.flatten(1).sum(dim=1).clamp_min(1e-9)
+    return clips.mean()
 
 
 def training_losses(text: str) -> TrainingLosses:

@@ -19,7 +19,7 @@ from chopgrad_ns.errors import UserError
 from chopgrad_ns.refiner.finetune import checkpoint, distributed, lora, schedule
 from chopgrad_ns.refiner.finetune.examples import Example, Examples, padded_target
 from chopgrad_ns.refiner.finetune.log import peak_memory
-from chopgrad_ns.refiner.finetune.losses import training_losses
+from chopgrad_ns.refiner.finetune.losses import latent_loss, training_losses
 from chopgrad_ns.refiner.finetune.memory import planned, strategy_from_json, strategy_to_json
 from chopgrad_ns.refiner.finetune.parts import chosen_parts, frozen_in_bfloat16, is_large, set_trained
 from chopgrad_ns.refiner.finetune.settings import FinetuneSettings, bytes_of
@@ -188,7 +188,7 @@ class Run:
                 clean = [replace(example.clip, frames=example.target[:, :3] / 2 + 0.5).to(kind) for example in examples]
                 with torch.no_grad():
                     wanted = self.model.encode(collate(clean, config, backbone).frames)
-                value = (prediction.z - wanted).square().mean()
+                value = latent_loss(prediction.z, wanted, target[:, :, 3:], backbone.temporal_factor, backbone.latent_factor)
                 loss, self.noted["losses/latent"] = loss + latent * value, value.detach()
             if pixels is None:
                 return loss
