@@ -95,7 +95,9 @@ def test_an_interrupted_run_given_again_continues(pairs, tmp_path, capsys):
     command = ["finetune", "--pairs", str(pairs), "--output", str(tmp_path), *QUICK, "--checkpoint-every", "1"]
     main(command)
     before = Refiner.from_pretrained(tmp_path).model.state_dict()
+    assert "has ended already" not in capsys.readouterr().out
     main(command)
+    assert "has ended already, after 2 steps" in capsys.readouterr().out
     after = Refiner.from_pretrained(tmp_path).model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     refused(capsys, *command, "--lr", "0.5", message="other settings (lr)")
