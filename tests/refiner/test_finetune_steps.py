@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chopgrad_ns.chopgrad import Exact
+from chopgrad_ns.chopgrad import Exact, Full
+from chopgrad_ns.chopgrad.meter import peak_bytes
 from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.data.degradations import Degradation
 from chopgrad_ns.data.video_pairs import inpainting_pair, super_resolution_pair
@@ -16,6 +17,7 @@ from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.finetune.buckets import Bucket, bucket_of, parse_buckets
 from chopgrad_ns.refiner.finetune.examples import Examples
 from chopgrad_ns.refiner.finetune.losses import training_losses
+from chopgrad_ns.refiner.finetune.memory import planned
 from chopgrad_ns.refiner.finetune.parts import Parts, frozen_in_bfloat16, part_of, set_trained
 from chopgrad_ns.refiner.finetune.run import Run
 from chopgrad_ns.refiner.finetune.schedule import factor
@@ -284,8 +286,24 @@ def test_a_budget_chooses_the_strategy_which_is_kept(tmp_path, capsys):
         assert "1 × 5 frames of 32×32 pixels" in shown and f"{run.backprop}" in shown and "Full(" in shown
         run.train_step()
         run.save(tmp_path)
-    with Run(stirred(), [pair()], enough, Exact()) as again:
-        assert again.resume(tmp_path) and again.backprop == run.backprop
+    with Run(stirred(), [pair()], enough, Exact(), tmp_path) as again:
+        assert again.resume() and again.backprop == run.backprop
+
+
+def test_a_step_with_references_takes_the_memory_that_was_planned():
+    """Within a quarter; the model in front of the decoder is measured, as `planned` does."""
+    one = pair(frames=9, references=8)
+    settings = replace(QUICK, buckets="whole", reference_dropout=0, reference_disorder=0, unaligned=0)
+    with Run(stirred(), [one], settings, Exact()) as run:
+        found = planned(run.model, run.trained, (1, 9, 32, 32), 8, 10**11, run.losses_of.greatest())
+        (example,), _ = run.examples.draw(0)
+        batch = collate([example.clip], run.refiner.config, run.model.backbone)
+        before = peak_bytes(lambda: run.model.predict(batch), run.refiner.device)
+        for strategy in (Full(), Exact()):
+            run.backprop = strategy
+            run.train_step()
+            said = before + next(way.peak_bytes for way in found.alternatives if way.strategy == strategy)
+            assert peak_bytes(run.train_step, run.refiner.device) == pytest.approx(said, rel=0.25)
 
 
 @pytest.mark.parametrize("change, message", [
