@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chopgrad_ns.chopgrad import Exact
+from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles
 from chopgrad_ns.chopgrad.meter import peak_bytes
 from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.data.degradations import Degradation
@@ -209,9 +209,11 @@ def test_the_loss_of_latents_is_their_mean_square(monkeypatch):
     assert reached == {"conditioning", "transformer", "encoder"}
 
 
-def test_losses_are_noted_one_by_one_and_without_context():
-    settings = replace(QUICK, losses="l1=2,frame_difference=0.5,latent=0.1", buckets="9x16x16")
-    with Run(stirred(), [pair()], settings, Exact()) as run:
+@pytest.mark.parametrize("strategy", [Exact(), *(way(tiles=SpatialTiles(3, 8, 1)) for way in (Exact, Full))])
+def test_losses_are_noted_one_by_one_and_without_context(strategy):
+    """Of tiles too, which are of 2, 3 and 3 rows of latents here."""
+    settings = replace(QUICK, losses="l1=2,frame_difference=0.5,latent=0.1", buckets="9x32x32")
+    with Run(stirred(), [pair()], settings, strategy) as run:
         examples, _ = run.examples.draw(0)
         loss = run._loss(examples)
         named = {name.removeprefix("losses/"): value for name, value in run.noted.items()}

@@ -201,6 +201,7 @@ class Run:
                 loss, self.noted["losses/latent"] = loss + latent * value, value.detach()
             if pixels is None:
                 return loss
+            pixels.record(frames, self.backprop)
             try:
                 found = pixel_loss(prediction.latents, target.transpose(1, 2), self.model.decoder, pixels, self.backprop,
                                    prediction.side)
