@@ -57,8 +57,8 @@ def by_heart(config: RefinerConfig, pair, steps: int) -> float:
                    cameras=None)
     one = replace(pair, degraded=clip, clean=cut(pair.clean[:5]), valid=None, reference_photos=None)
     refiner = Refiner(config)
-    finetune(refiner, [one], FinetuneSettings(steps=steps, lr=3e-3, buckets="whole=1", losses="l1=1,mse=10", ema=0.9, flips=False,
-                                            unaligned=0))
+    finetune(refiner, [one], FinetuneSettings(steps=steps, lr=3e-3, buckets="whole=1", losses="l1=1,mse=10", ema=0.9,
+                                              flips=False, unaligned=0))
     return round(float(psnr(refiner(clip), one.clean).mean()), 2)
 
 

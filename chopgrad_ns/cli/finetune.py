@@ -5,7 +5,8 @@ Example: chopgrad finetune --pairs pairs --output refiner --steps 1000 --losses 
 Of a video diffusion model: chopgrad finetune --task super-resolution --base Wan-AI/Wan2.1-T2V-1.3B-Diffusers --pairs pairs
 --output refiner --buckets 17x256x256=3,49x480x832=1 --precision bf16 --gradient-checkpointing --memory-budget 70GB
 
-On several GPUs: accelerate launch -m chopgrad_ns.cli.main finetune OPTIONS, with --fsdp where one cannot hold the weights
+On several GPUs: accelerate launch -m chopgrad_ns.cli.main finetune OPTIONS, with --fsdp where one cannot hold all that
+training adds to the weights
 """
 
 from pathlib import Path

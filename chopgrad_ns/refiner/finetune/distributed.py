@@ -116,6 +116,9 @@ def put(into: Tensor, value: Tensor) -> None:
 class ShardedTransformer:
     """The transformer of a model with its weights in parts, a block at a time, until `join`; the rest is in all processes.
 
+    What follows from the weights in training (gradients, averages, AdamW's means) is in parts too. Each process holds all
+    weights before, and after `join`.
+
     By torch's `fully_shard` directly: accelerate's plugin shards a whole model, decoder included, whose weights a pixel
     loss needs outside any forward, and does not do it on the CPU (its distributed type there is never FSDP).
     """

@@ -104,8 +104,8 @@ def check_apart(training: Sequence[Pair | StoredPair], judges: Sequence[Pair | S
     trained = {scene_of(pair): pair.name for pair in training}
     for pair in judges:
         if scene_of(pair) in trained:
-            raise UserError(f"The pair {pair.name} to judge by is of the same scene as {trained[scene_of(pair)]}, which is trained "
-                            "on; leave one of them out, or let whole scenes be kept apart with --hold-out.")
+            raise UserError(f"The pair {pair.name} to judge by is of the same scene as {trained[scene_of(pair)]}, which is "
+                            "trained on; leave one of them out, or let whole scenes be kept apart with --hold-out.")
 
 
 def hold_out(pairs: Sequence[StoredPair], count: int, seed: int) -> tuple[list[StoredPair], list[StoredPair]]:
