@@ -182,16 +182,16 @@ def test_a_refused_training_changes_nothing_and_judges_nothing(tmp_path, monkeyp
         return measure(self, *rest)
 
     monkeypatch.setattr(Validation, "measure", counted)
-    whole = finetune(Refiner(RefinerConfig()), [pair()], settings, checkpoint_dir=tmp_path, validation=[pair(seed=3)])
+    whole = finetune(Refiner(RefinerConfig()), [pair()], settings, checkpoint_dir=tmp_path, validation=[pair(frames=1, seed=3)])
     assert len(measured) == 3, "as given, before, after"
     refiner = Refiner(RefinerConfig())
     before = weights(refiner)
     with pytest.raises(UserError, match=r"other settings \(lr\)"):
-        finetune(refiner, [pair()], replace(settings, lr=0.5), checkpoint_dir=tmp_path, validation=[pair(seed=3)])
+        finetune(refiner, [pair()], replace(settings, lr=0.5), checkpoint_dir=tmp_path, validation=[pair(frames=1, seed=3)])
     assert len(measured) == 3 and not any(refiner.config.lora.values()) and weights(refiner).keys() == before.keys()
-    assert finetune(refiner, [pair()], settings, checkpoint_dir=tmp_path, validation=[pair(seed=3)]) == whole
+    assert finetune(refiner, [pair()], settings, checkpoint_dir=tmp_path, validation=[pair(frames=1, seed=3)]) == whole
     assert len(measured) == 4, "after alone"
-    finetune(Refiner(RefinerConfig()), [pair()], settings, checkpoint_dir=tmp_path, validation=[pair(seed=4)])
+    finetune(Refiner(RefinerConfig()), [pair()], settings, checkpoint_dir=tmp_path, validation=[pair(frames=1, seed=4)])
     assert len(measured) == 7, "others are judged anew"
 
 

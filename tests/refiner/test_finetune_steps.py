@@ -8,7 +8,6 @@ import torch
 
 from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles
 from chopgrad_ns.chopgrad.meter import peak_bytes
-from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.data.degradations import Degradation
 from chopgrad_ns.data.video_pairs import inpainting_pair, super_resolution_pair
 from chopgrad_ns.errors import UserError
