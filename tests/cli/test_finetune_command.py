@@ -132,8 +132,8 @@ def test_an_interrupted_run_given_again_continues(pairs, tmp_path, capsys):
 
 def test_lora_of_everything_and_no_decoding(pairs, tmp_path):
     main(["finetune", "--pairs", str(pairs), "--output", str(tmp_path), "--steps", "1", "--buckets", "5x16x16", "--losses",
-          "latent=1", "--transformer", "lora", "--decoder", "lora", "--encoder", "frozen", "--rank", "3", "--schedule", "constant",
-          "--precision", "bf16", "--gradient-checkpointing", "--accumulate", "2", "--no-fresh"])
+          "latent=1", "--transformer", "lora", "--decoder", "lora", "--encoder", "frozen", "--rank", "3", "--schedule",
+          "constant", "--precision", "bf16", "--gradient-checkpointing", "--accumulate", "2", "--no-fresh"])
     assert json.loads((tmp_path / "config.json").read_text())["lora"] == {
         "transformer": {"rank": 3, "alpha": 3.0}, "decoder": {"rank": 3, "alpha": 3.0}}
     assert Refiner.from_pretrained(tmp_path).pretrained

@@ -27,7 +27,8 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
     With `checkpoint_dir`, progress is kept there and taken up again: the examples of a step, and whatever else is drawn
     in it, follow from the seed and its number, so an interrupted training ends where an uninterrupted one does, by the bit
     (unless `max_seconds` decides). Steps whose loss or gradient is not finite are skipped; ten in a row raise UserError.
-    What cannot be had or done is refused before anything else. Started by `accelerate launch` or `torchrun`, each process
+    What cannot be had or done is refused before anything else, another training's progress too: that goes on only from the
+    same weights, on the same pairs. Started by `accelerate launch` or `torchrun`, each process
     takes its share of each batch, and all end with the same weights.
 
     Args:

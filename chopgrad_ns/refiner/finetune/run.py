@@ -67,6 +67,7 @@ class Run:
             self.lr = LR_LARGE_LORA if self.parts.transformer == "lora" else LR_LARGE
         self.lr = self.lr or (LR_UNTRAINED if untrained else LR_TRAINED)
         self._required = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
+        self._lora_before = refiner.config.lora
         _set_lora(refiner, wanted)
         self.trained = set_trained(self.model, self.parts)
         backbone = self.model.backbone
@@ -101,6 +102,8 @@ class Run:
             self._open.close()
         elif self.sharded is None:  # joining needs all processes, and some may be gone
             self._open.close()
+            if not self.step:  # refused: a memory budget that is too small, say
+                _set_lora(self.refiner, {place: None for place in lora.PLACES if not self._lora_before.get(place)})
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self._required.get(name, True))
             parameter.grad = None
@@ -325,4 +328,4 @@ def _set_lora(refiner: Refiner, wanted: dict) -> None:
             lora.add_lora(refiner.model, {place: asked})
         if there and not asked:
             lora.merge_lora(refiner.model, place)
-    refiner.config.lora = wanted
+    refiner.config.lora = refiner.config.lora | wanted
