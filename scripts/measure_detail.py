@@ -15,12 +15,14 @@ import torch
 import tyro
 
 from chopgrad_ns.data.pair_set import PairSet
+from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.metrics import evaluate_frames, psnr
 from chopgrad_ns.files import write_json
 from chopgrad_ns.losses import perceptual
 from chopgrad_ns.machine import processor
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
+from chopgrad_ns.refiner.finetune import hold_out
 
 
 @dataclass
@@ -32,17 +34,17 @@ class Options:
     output: Path = Path("outputs/detail.json")
     """file for the table"""
     held_out: int = 3
-    """the last pairs by name, which only judge"""
+    """pairs that only judge, 1 or more; no others of their scenes are trained on"""
     by_heart_steps: int = 300
-    """of learning the first 5 frames of the first pair, 48×48 pixels of them, by heart"""
+    """of learning the first 5 frames of the first pair that is trained on, 48×48 pixels of them, by heart"""
     settings: FinetuneSettings = field(default_factory=FinetuneSettings)
 
 
 def judge(refine, pairs) -> dict[str, float]:
-    """Mean metrics over the frames that the splats were not fitted to."""
+    """Mean metrics over the frames that the splats were not fitted to: all, where a pair does not say."""
     rows = []
     for pair in (stored.read() for stored in pairs):
-        unseen = pair.valid.flatten(1).amax(dim=1) > 0
+        unseen = slice(None) if pair.valid is None else pair.valid.flatten(1).amax(dim=1) > 0
         rows.append(evaluate_frames(refine(pair.degraded)[unseen], pair.clean[unseen], perceptual()))
     return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
 
@@ -55,15 +57,17 @@ def by_heart(config: RefinerConfig, pair, steps: int) -> float:
                    cameras=None)
     one = replace(pair, degraded=clip, clean=cut(pair.clean[:5]), valid=None, reference_photos=None)
     refiner = Refiner(config)
-    finetune(refiner, [one], FinetuneSettings(steps=steps, lr=3e-3, buckets="whole=1", losses="l1=1,mse=10", ema=0.9, flips=False,
-                                            unaligned=0))
+    finetune(refiner, [one], FinetuneSettings(steps=steps, lr=3e-3, buckets="whole=1", losses="l1=1,mse=10", ema=0.9,
+                                              flips=False, unaligned=0))
     return round(float(psnr(refiner(clip), one.clean).mean()), 2)
 
 
 def main(options: Options) -> None:
     """Train, judge, print."""
+    if options.held_out < 1:
+        raise UserError(f"--held-out is {options.held_out}; give 1 or more, for pairs are needed that only judge.")
     stored = PairSet(options.pairs)
-    training, judges = stored[: -options.held_out], stored[-options.held_out :]
+    training, judges = hold_out(stored, options.held_out, options.settings.seed)
     print(f"{processor()}, {torch.get_num_threads()} threads; {len(training)} pairs, {options.settings.steps} steps; judged by "
           f"{', '.join(pair.name for pair in judges)}", flush=True)
     table = {"input": judge(lambda clip: clip.frames, judges)}
@@ -75,7 +79,7 @@ def main(options: Options) -> None:
             finetune(refiner, training, options.settings)
             name = f"{output}, {'with' if skips else 'no'} encoder skips"
             table[name] = judge(refiner, judges) | {"seconds": round(time.monotonic() - began),
-                                                    "by_heart": by_heart(config, stored[0].read(), options.by_heart_steps)}
+                                                    "by_heart": by_heart(config, training[0].read(), options.by_heart_steps)}
             print(name, json.dumps(table[name]), flush=True)
             write_json(options.output, table)
 

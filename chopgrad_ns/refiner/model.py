@@ -129,8 +129,8 @@ class RefinerModel(nn.Module):
             frames.append(part)
         return torch.cat(frames, dim=2).transpose(1, 2) / 2 + 0.5
 
-    def example_side(self, latents_shape: tuple[int, int, int, int, int]) -> list[dict[str, Tensor]]:
-        """Side tensors as `predict` makes them for latents of a shape, of random frames without references."""
+    def example_side(self, latents_shape: tuple[int, int, int, int, int], references: int = 0) -> list[dict[str, Tensor]]:
+        """Side tensors as `predict` makes them for latents of a shape, of random frames with so many references each."""
         batch, _, count, height, width = latents_shape
         frames = self.decoder.num_frames(count)
         weight = next(self.parameters())
@@ -140,7 +140,7 @@ class RefinerModel(nn.Module):
             return torch.rand(batch, frames, *channels, *size, device=weight.device, dtype=weight.dtype)
 
         extra = self.condition.base.in_channels - 3
-        example = Batch(random(3), random(extra), random(1), random(1), random(0, 3), random(0, 1))
+        example = Batch(random(3), random(extra), random(1), random(1), random(references, 3), random(references, 1))
         with torch.no_grad():
             return [{name: value.detach().requires_grad_(value.is_floating_point()) for name, value in side.items()}
                     for side in self.predict(example).side]

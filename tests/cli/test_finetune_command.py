@@ -12,8 +12,9 @@ import torch
 
 from chopgrad_ns.cli.main import main
 from chopgrad_ns.data.stored import save_pair
-from chopgrad_ns.refiner import Refiner
-from chopgrad_ns.refiner.finetune.validation import hold_out
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.refiner import Refiner, tasks
+from chopgrad_ns.refiner.finetune.validation import check_apart, hold_out
 from tests.cli.refusals import refused
 from tests.refiner.task_pairs import TASKS, of_task
 
@@ -35,6 +36,9 @@ def pairs(tmp_path_factory) -> Path:
 def test_each_task_finds_its_pairs_among_others(pairs, tmp_path, capsys, task):
     main(["finetune", "--task", task, "--pairs", str(pairs), "--output", str(tmp_path), *QUICK, "--scale", "2"])
     shown = capsys.readouterr().out
+    assert "Each step is trained on 2 × 5 frames of 16×16 pixels, or 1 × up to 5 frames of up to 32×32 pixels." in shown
+    needed = {"artifact-removal": "SCENE --splat", "super-resolution": f"VIDEO --task {task} --scale"}
+    assert f"next: chopgrad refine {needed.get(task, f'VIDEO --task {task} --masks')}" in shown
     assert "9 of 12 pairs are for" in shown and all(other in shown for other in TASKS if other != task)
     refiner = Refiner.from_pretrained(tmp_path, task=task)
     fresh = Refiner.from_pretrained("tiny", task=task).model.state_dict()
@@ -91,11 +95,34 @@ def test_pairs_of_a_held_out_scene_are_not_trained_on():
     assert len({hold_out(everything, 1, seed)[1][0].name for seed in range(8)}) > 1
 
 
+@pytest.mark.parametrize("scene", [{"fingerprint": 0, "name": "a"}, {"kind": "street", "seed": 0, "name": "a"}, {"name": "a"}])
+def test_a_scene_is_one_scene_however_its_views_were_chosen(scene):
+    class Stored:
+        def __init__(self, scene: dict, views: str):
+            self.name, self.about = f"{scene}-{views}", {"scene": scene | {"licence": views, "views": views}}
+
+    other = {name: 1 if value == 0 else "b" for name, value in scene.items()}
+    everything = [Stored(one, views) for one in (scene, other) for views in ("all", "every 8th")]
+    train, held = hold_out(everything, 1, 0)
+    assert len(train) == 2 and held[0].name not in {pair.name for pair in train}
+    assert len({str(pair.about["scene"]["name"]) for pair in train}) == 1
+    check_apart(train, held)
+    with pytest.raises(UserError, match="to judge by is of the same scene as .* which is trained on"):
+        check_apart(train[:1], train[1:])
+
+
+def test_validation_by_scenes_that_are_trained_on_is_refused(pairs, tmp_path, capsys):
+    command = ["finetune", "--pairs", str(pairs), "--output", str(tmp_path / "refiner"), *QUICK, "--validation", str(pairs)]
+    refused_last(capsys, *command, message="artifact-removal-0 to judge by is of the same scene as artifact-removal-0")
+
+
 def test_an_interrupted_run_given_again_continues(pairs, tmp_path, capsys):
     command = ["finetune", "--pairs", str(pairs), "--output", str(tmp_path), *QUICK, "--checkpoint-every", "1"]
     main(command)
     before = Refiner.from_pretrained(tmp_path).model.state_dict()
+    assert "has ended already" not in capsys.readouterr().out
     main(command)
+    assert "has ended already, after 2 steps" in capsys.readouterr().out
     after = Refiner.from_pretrained(tmp_path).model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     refused(capsys, *command, "--lr", "0.5", message="other settings (lr)")
@@ -105,11 +132,19 @@ def test_an_interrupted_run_given_again_continues(pairs, tmp_path, capsys):
 
 def test_lora_of_everything_and_no_decoding(pairs, tmp_path):
     main(["finetune", "--pairs", str(pairs), "--output", str(tmp_path), "--steps", "1", "--buckets", "5x16x16", "--losses",
-          "latent=1", "--transformer", "lora", "--decoder", "lora", "--encoder", "frozen", "--rank", "3", "--schedule", "constant",
-          "--precision", "bf16", "--gradient-checkpointing", "--accumulate", "2", "--no-fresh"])
+          "latent=1", "--transformer", "lora", "--decoder", "lora", "--encoder", "frozen", "--rank", "3", "--schedule",
+          "constant", "--precision", "bf16", "--gradient-checkpointing", "--accumulate", "2", "--no-fresh"])
     assert json.loads((tmp_path / "config.json").read_text())["lora"] == {
         "transformer": {"rank": 3, "alpha": 3.0}, "decoder": {"rank": 3, "alpha": 3.0}}
     assert Refiner.from_pretrained(tmp_path).pretrained
+
+
+def refused_last(capsys, *arguments: str, message: str) -> None:
+    """As `refused`, whatever was said before."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert caught.value.code == 2 and message in last and last.endswith(".")
 
 
 @pytest.mark.parametrize("options, message", [
@@ -122,10 +157,8 @@ def test_lora_of_everything_and_no_decoding(pairs, tmp_path):
 ])
 def test_refusals(pairs, tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(SystemExit) as caught:
-        main(["finetune", "--pairs", str(pairs), "--output", str(tmp_path / "refiner"), *QUICK, *options])
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert caught.value.code == 2 and message in last and last.endswith(".")
+    refused_last(capsys, "finetune", "--pairs", str(pairs), "--output", str(tmp_path / "refiner"), *QUICK, *options,
+                 message=message)
     assert not list(tmp_path.iterdir()), "nothing is left half-written"
 
 
@@ -134,6 +167,29 @@ def test_pairs_of_other_tasks_alone_are_refused(tmp_path, capsys):
     command = ["finetune", "--pairs", tmp_path / "pairs", "--output", tmp_path / "refiner", *QUICK]
     refused(capsys, *command, message="is for artifact-removal, they are for driving; give that --task")
     assert not (tmp_path / "refiner").exists()
+
+
+@pytest.mark.parametrize("below", ["", "refiner"])
+def test_an_output_that_is_a_file_is_refused_before_anything_is_read(tmp_path, capsys, below):
+    (tmp_path / "notes").write_text("mine")
+    command = ["finetune", "--pairs", tmp_path / "nowhere", "--output", tmp_path / "notes" / below]
+    refused(capsys, *command, message="notes is a file")
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_task_of_ones_own_is_imported(pairs, tmp_path, capsys, monkeypatch):
+    (tmp_path / "my_colours.py").write_text(
+        "from chopgrad_ns.refiner.tasks import Task, register\nclass Colours(Task):\n    name = 'my-colours'\n"
+        "register(Colours())\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["finetune", "--pairs", pairs, "--output", tmp_path / "refiner", "--steps", "1", "--buckets", "5x16x16", "--task"]
+    refused(capsys, *command, "no_such_module:x", message="'no_such_module' of --task no_such_module:x cannot be imported")
+    try:
+        main([str(argument) for argument in (*command, "my_colours:my-colours")])
+        assert json.loads((tmp_path / "refiner" / "config.json").read_text())["task"] == "my-colours"
+        assert "chopgrad refine VIDEO --task my-colours --refiner" in capsys.readouterr().out
+    finally:
+        tasks.TASKS.pop("my-colours", None)
 
 
 def test_two_processes_of_the_command(pairs, tmp_path):

@@ -70,6 +70,12 @@ def test_parts_of_weights_may_be_held_in_bfloat16(found):
     assert any(value.any() for name, value in first.items() if "lora_B" in name)
 
 
+def test_processes_agree_on_the_time(found):
+    """That decides the learning rate, and the end."""
+    start = two_processes.refiner().model.state_dict()
+    assert distance(found[0]["timed"], found[1]["timed"]) == 0 and distance(start, found[0]["timed"]) > 0
+
+
 def test_what_one_process_leaves_out_both_do(found):
     one, first, second = (found[where]["skipping"] for where in ("one", 0, 1))
     assert 0 < int(one["skipped"]) < 6 and one["skipped"] == first["skipped"] == second["skipped"]

@@ -8,12 +8,15 @@ import torch
 
 from chopgrad_ns.chopgrad import Full, Truncated
 from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.data.stored import StoredPair, save_pair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.metrics import psnr
 from chopgrad_ns.losses import LOSSES
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune, training_losses
 from chopgrad_ns.refiner.config import RefinerConfig
+from chopgrad_ns.refiner.finetune.checkpoint import fingerprint_of_pairs
 from chopgrad_ns.refiner.finetune.examples import Example, Examples
+from chopgrad_ns.refiner.finetune.validation import Validation
 from chopgrad_ns.refiner.tasks import task_named
 from tests.refiner.clips import pair
 
@@ -140,6 +143,13 @@ def test_unusable_progress_is_refused(tmp_path):
         train(RefinerConfig(timestep=100))
     with pytest.raises(UserError, match="other pairs"):
         finetune(Refiner(RefinerConfig()), [pair(frames=7)], once, checkpoint_dir=tmp_path)
+    with pytest.raises(UserError, match="other pairs"):
+        finetune(Refiner(RefinerConfig()), [pair(seed=1)], once, checkpoint_dir=tmp_path)
+    with pytest.raises(UserError, match="another base"):
+        other = Refiner(RefinerConfig())
+        with torch.no_grad():
+            other.model.backbone.vae.decoder.conv_in.weight[1, 1] += 1e-3
+        finetune(other, [pair()], once, checkpoint_dir=tmp_path)
     with pytest.raises(UserError, match="is for artifact-removal, not driving"):
         finetune(Refiner(RefinerConfig(task="driving")), [driven()], once, checkpoint_dir=tmp_path)
     file = tmp_path / "step-1.safetensors"
@@ -149,6 +159,40 @@ def test_unusable_progress_is_refused(tmp_path):
     (tmp_path / "progress.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         train()
+
+
+def test_pairs_on_disk_count_by_what_they_were_made_from(tmp_path):
+    """Not by when."""
+    pairs = {}
+    for name, about in {"one": {"seed": 1, "made": {"at": "noon"}}, "again": {"seed": 1, "made": {"at": "two"}},
+                        "two": {"seed": 2}}.items():
+        save_pair(pair(frames=5), tmp_path / name, about)
+        pairs[name] = StoredPair(tmp_path / name)
+    save_pair(pair(frames=5, seed=1), tmp_path / "other", {"seed": 1})
+    one, again, two, other = (fingerprint_of_pairs([found]) for found in (*pairs.values(), StoredPair(tmp_path / "other")))
+    assert one == again and len({one, two, other}) == 3
+
+
+def test_a_refused_training_changes_nothing_and_judges_nothing(tmp_path, monkeypatch):
+    settings = replace(QUICK, steps=2, checkpoint_every=1, transformer="lora", rank=2)
+    measured, measure = [], Validation.measure
+
+    def counted(self, *rest):
+        measured.append(rest)
+        return measure(self, *rest)
+
+    monkeypatch.setattr(Validation, "measure", counted)
+    whole = finetune(Refiner(RefinerConfig()), [pair()], settings, checkpoint_dir=tmp_path, validation=[pair(frames=1, seed=3)])
+    assert len(measured) == 3, "as given, before, after"
+    refiner = Refiner(RefinerConfig())
+    before = weights(refiner)
+    with pytest.raises(UserError, match=r"other settings \(lr\)"):
+        finetune(refiner, [pair()], replace(settings, lr=0.5), checkpoint_dir=tmp_path, validation=[pair(frames=1, seed=3)])
+    assert len(measured) == 3 and not any(refiner.config.lora.values()) and weights(refiner).keys() == before.keys()
+    assert finetune(refiner, [pair()], settings, checkpoint_dir=tmp_path, validation=[pair(frames=1, seed=3)]) == whole
+    assert len(measured) == 4, "after alone"
+    finetune(Refiner(RefinerConfig()), [pair()], settings, checkpoint_dir=tmp_path, validation=[pair(frames=1, seed=4)])
+    assert len(measured) == 7, "others are judged anew"
 
 
 def test_broken_frames_are_skipped_and_weights_stay_finite(capsys):

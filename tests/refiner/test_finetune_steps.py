@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chopgrad_ns.chopgrad import Exact
-from chopgrad_ns.data.clip import Clip, Pair
+from chopgrad_ns.chopgrad import Exact, Full, SpatialTiles
+from chopgrad_ns.chopgrad.meter import peak_bytes
 from chopgrad_ns.data.degradations import Degradation
 from chopgrad_ns.data.video_pairs import inpainting_pair, super_resolution_pair
 from chopgrad_ns.errors import UserError
@@ -206,15 +206,45 @@ def test_the_loss_of_latents_is_their_mean_square(monkeypatch):
     assert reached == {"conditioning", "transformer", "encoder"}
 
 
-def test_losses_are_noted_one_by_one_and_without_context():
-    settings = replace(QUICK, losses="l1=2,frame_difference=0.5,latent=0.1", buckets="9x16x16")
-    with Run(stirred(), [pair()], settings, Exact()) as run:
+@pytest.mark.parametrize("strategy", [Exact(), *(way(tiles=SpatialTiles(3, 8, 1)) for way in (Exact, Full))])
+def test_losses_are_noted_one_by_one_and_without_context(strategy):
+    """Of tiles too, which are of 2, 3 and 3 rows of latents here."""
+    settings = replace(QUICK, losses="l1=2,frame_difference=0.5,latent=0.1", buckets="9x32x32")
+    with Run(stirred(), [pair()], settings, strategy) as run:
         examples, _ = run.examples.draw(0)
         loss = run._loss(examples)
         named = {name.removeprefix("losses/"): value for name, value in run.noted.items()}
         loss.backward()
         assert {name.removeprefix("losses/"): value for name, value in run.noted.items()} == named, "backward adds nothing"
     torch.testing.assert_close(2 * named["l1"] + 0.5 * named["frame_difference"] + 0.1 * named["latent"], loss.detach())
+
+
+def test_latents_count_as_their_pixels_do():
+    """By the plain formula in float64; borders and frames that are padded, and places that are not known, count nothing."""
+    one = pair(frames=6, height=20, width=16)  # of 9 frames and 24 rows when padded
+    one.valid = (one.clean[:, :1] > 0.3).float()
+    one.valid[:, :, :8, :8] = 0
+    refiner = stirred()
+    refiner.model.double()
+    with Run(refiner, [one], replace(QUICK, losses="latent=1", buckets="whole", unaligned=0), Exact()) as run:
+        (example,), _ = run.examples.draw(0)
+        z = run.model.predict(collate([example.clip.to(run.model.prompt)], refiner.config, run.model.backbone)).z[0]
+        factor, clean = run.model.backbone.latent_factor, replace(example.clip, frames=example.target[:, :3] / 2 + 0.5)
+        wanted = run.model.encode(collate([clean.to(run.model.prompt)], refiner.config, run.model.backbone).frames)[0]
+        weight = torch.zeros(9, *(side * factor for side in z.shape[2:]), dtype=torch.float64)
+        weight[:6, :20, :16] = example.target[:, 3]
+        total = known = 0
+        for t, frames in enumerate((slice(0, 1), slice(1, 5), slice(5, 9))):
+            for row in range(z.shape[2]):
+                for column in range(z.shape[3]):
+                    here = weight[frames, row * factor:(row + 1) * factor, column * factor:(column + 1) * factor].mean()
+                    total += here * ((z - wanted)[:, t, row, column] ** 2).mean()
+                    known += here
+        torch.testing.assert_close(run._loss([example]), total / known, rtol=1e-9, atol=0)
+        example.target[:, 3] = 0
+        nothing = run._loss([example])
+        nothing.backward()
+        assert nothing == 0 and not any(value.grad.any() for value in run.trained.values() if value.grad is not None)
 
 
 @pytest.mark.parametrize("text, message", [
@@ -245,19 +275,24 @@ def test_what_is_no_size_of_memory(text):
 
 
 def test_a_budget_chooses_the_strategy_which_is_kept(tmp_path, capsys):
-    once = replace(QUICK, steps=1, buckets="5x32x32,5x16x16", memory_budget="1MB")
+    """What the message says is needed, is what a step takes, references included."""
+    once, one = replace(QUICK, steps=1, buckets="5x32x32,5x16x16", memory_budget="1MB", reference_dropout=0), pair(references=8)
     with pytest.raises(UserError, match=r"train on 1 × 5 frames of 32×32 pixels; give --memory-budget \d") as caught:
-        finetune(stirred(), [pair()], once)
+        finetune(stirred(), [one], once)
     enough = replace(once, memory_budget=re.search(r"budget (\S+GB)", str(caught.value))[1])
-    with Run(stirred(), [pair()], enough, Exact()) as run:
+    with Run(stirred(), [one], enough, Exact()) as run:
         run.plan()
         assert isinstance(run.backprop, Exact) and run.backprop != Exact()
         shown = capsys.readouterr().out
         assert "1 × 5 frames of 32×32 pixels" in shown and f"{run.backprop}" in shown and "Full(" in shown
         run.train_step()
+        held = sum(value.nbytes for value in (*run.model.parameters(), *run.model.buffers(), *4 * [*run.trained.values()]))
+        run.step = 0
+        taken = held + peak_bytes(run.train_step, run.refiner.device)
+        assert taken == pytest.approx(bytes_of(enough.memory_budget), rel=0.1)
         run.save(tmp_path)
-    with Run(stirred(), [pair()], enough, Exact()) as again:
-        assert again.resume(tmp_path) and again.backprop == run.backprop
+    with Run(stirred(), [one], enough, Exact(), tmp_path) as again:
+        assert again.resume() and again.backprop == run.backprop
 
 
 @pytest.mark.parametrize("change, message", [
@@ -284,32 +319,3 @@ def test_single_frames_are_trained_on():
     one = pair(frames=1)
     for buckets in ("9x16x16x2", "1x16x16", "whole"):
         assert finetune(stirred(), [one], replace(QUICK, buckets=buckets, steps=1))["skipped"] == 0
-
-
-def test_photos_that_the_splat_was_fitted_to_take_the_place_of_references():
-    """Whole, turned over in space as the crop is, the same for a batch in one process or two."""
-    def fitted(size: int) -> Pair:
-        example = pair(frames=9, height=size, width=24)
-        example.valid = torch.ones(9, 1, size, 24)
-        example.valid[::4] = 0
-        return example
-
-    task, settings = task_named("artifact-removal"), FinetuneSettings(buckets="5x16x16x2", unaligned=1.0)
-    alike, mixed, without = [fitted(24), fitted(24)], [fitted(24), fitted(32)], [fitted(24), pair()]
-    seen = set()
-    for step in range(8):
-        examples, _ = Examples(alike, task, settings, 4, 8).draw(step)
-        for example in examples:
-            assert example.clip.references is None and example.clip.photos.shape == (2, 3, 24, 24)
-            whole = alike[0].clean[::4]
-            turned = [whole.flip(axes) if axes else whole for axes in ((), (-1,), (-2,), (-1, -2))]
-            (way,) = [k for k, clean in enumerate(turned)
-                      if all((clean == photo).all(dim=(1, 2, 3)).any() for photo in example.clip.photos)]
-            seen.add(way)
-        shares = [Examples(alike, task, settings, 4, 8).draw(step, 0, rank, 2)[0][0] for rank in (0, 1)]
-        assert all(torch.equal(one.clip.photos, two.clip.photos) for one, two in zip(examples, shares))
-        for pairs in (mixed, without):
-            assert all(one.clip.photos is None for one in Examples(pairs, task, settings, 4, 8).draw(step)[0])
-    assert seen == {0, 1, 2, 3}
-    assert Examples(alike, task, replace(settings, unaligned=0.0), 4, 8).draw(0)[0][0].clip.photos is None
-

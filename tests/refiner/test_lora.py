@@ -13,6 +13,7 @@ from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.finetune.lora import LowRank, add_lora, has_lora, is_lora, merge_lora
 from chopgrad_ns.refiner.finetune.parts import part_of
+from chopgrad_ns.refiner.finetune.run import Run
 from tests.refiner.clips import pair, stir
 
 BOTH = {"transformer": {"rank": 2, "alpha": 4.0}, "decoder": {"rank": 2, "alpha": 4.0}}
@@ -173,6 +174,18 @@ def test_layers_are_found_in_cogvideox():
     found = {name.split(".lora_")[0] for name, _ in model.named_parameters() if is_lora(name)}
     assert {name.split("transformer_blocks.0.")[1] for name in found} == {
         "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"}
+
+
+def test_a_training_that_never_began_leaves_none():
+    refiner = stirred()
+    before = {name: value.clone() for name, value in refiner.model.state_dict().items()}
+    with pytest.raises(ZeroDivisionError), Run(refiner, [pair()], QUICK, Exact()):
+        assert has_lora(refiner.model, "transformer") and has_lora(refiner.model, "decoder")
+        raise ZeroDivisionError
+    after = refiner.model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+    assert not any(refiner.config.lora.values())
+    assert all(value.requires_grad for value in refiner.model.parameters())
 
 
 def test_refusals():

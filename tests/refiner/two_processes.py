@@ -71,6 +71,13 @@ def skipping(fsdp: bool) -> dict[str, torch.Tensor]:
     return {"skipped": torch.tensor(skipped)} | {name: value.clone() for name, value in made.model.state_dict().items()}
 
 
+def timed() -> dict[str, torch.Tensor]:
+    """Weights after a training that ends by time, which passes a little differently in each process."""
+    made = refiner()
+    finetune(made, pairs(), replace(UNEVEN, steps=10_000, max_seconds=0.5))
+    return {name: value.clone() for name, value in made.model.state_dict().items()}
+
+
 def cases(folder: Path, fsdp: bool) -> dict[str, dict[str, torch.Tensor]]:
     found = {f"gradients-{name}": gradients(name) for name in STRATEGIES}
     found["full"] = weights(folder / "full")
@@ -85,6 +92,7 @@ if __name__ == "__main__":
     here = distributed.accelerator()
     made = cases(folder, fsdp=True)
     made["bfloat16"] = weights(folder / "bfloat16", torch.float32, fsdp=True, transformer="lora", precision="bf16")
+    made["timed"] = timed()
     made["alone"] = gradients("exact", averaged=False)
     for name, tensors in made.items():
         file = folder / f"{name}-{here.process_index}.safetensors"

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import write_json
 from chopgrad_ns.losses.weighted import parse_weights
+from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.finetune.buckets import parse_buckets
 from chopgrad_ns.refiner.finetune.settings import FinetuneSettings, bytes_of
 
@@ -38,11 +40,8 @@ def save(folder: Path, tensors: Mapping[str, Tensor], about: dict) -> None:
             old.unlink()
 
 
-def load(folder: Path, terms: dict, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict, dict[str, Tensor]] | None:
+def load(folder: Path, terms: dict) -> tuple[dict, dict[str, Tensor]] | None:
     """What `save` left in a folder, on the CPU; None if nothing.
-
-    Args:
-        shapes: by name, of the weights that are trained.
 
     Raises:
         UserError: where it is of another training than `terms` describe, or cannot be read.
@@ -53,35 +52,57 @@ def load(folder: Path, terms: dict, shapes: Mapping[str, tuple[int, ...]]) -> tu
     try:
         about = json.loads(path.read_text())
         check_terms(about, terms, folder)
-        tensors = load_file(folder / about["file"])
-        for name, shape in shapes.items():
-            if any(tuple(tensors[f"{kind}/{name}"].shape) != shape for kind in ("model", "average")):
-                raise ValueError(f"{name} has another shape")
-        return about, tensors
+        return about, load_file(folder / about["file"])
     except UserError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The progress of the training in {folder} cannot be read ({reason}); delete it to start "
-                        "anew.") from error
+        raise _unreadable(folder, str(error).splitlines()[0]) from error
 
 
-def terms_of(config, settings: FinetuneSettings, backprop: str, frozen: Mapping[str, Tensor],
+def check_shapes(folder: Path, tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
+    """Raise UserError where the weights that are trained are not all there, or have other shapes."""
+    for name, value in trained.items():
+        found = [tensors.get(f"{kind}/{name}") for kind in ("model", "average")]
+        if any(there is None or there.shape != value.shape for there in found):
+            raise _unreadable(folder, f"{name} is missing or has another shape")
+
+
+def _unreadable(folder: Path, reason: str) -> UserError:
+    return UserError(f"The progress of the training in {folder} cannot be read ({reason}); delete it to start anew.")
+
+
+def terms_of(config: RefinerConfig, settings: FinetuneSettings, backprop: str, start: Mapping[str, Tensor],
              pairs: Sequence[Pair | StoredPair]) -> dict:
-    """What must be the same for a training to be taken up again, as JSON."""
-    about = json.loads(config.to_json())
-    shapes = [(pair.name, len(pair), *pair.size) for pair in pairs]
-    return {"task": config.task, "config": about, "settings": asdict(settings), "backprop": backprop,
-            "base": _fingerprint(frozen), "pairs": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()}
+    """What must be the same for a training to be taken up again, as JSON.
+
+    Args:
+        start: all weights before the training.
+    """
+    return {"task": config.task, "config": json.loads(config.to_json()), "settings": asdict(settings), "backprop": backprop,
+            "base": fingerprint(start), "pairs": fingerprint_of_pairs(pairs)}
 
 
-def _fingerprint(frozen: Mapping[str, Tensor]) -> str:
-    """Of weights that are not trained, and so not in a checkpoint: a hash of names, shapes and some values of each."""
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names, shapes, some values of each, and the sum of all their bits: exact, so the same on every machine."""
     found = hashlib.sha256()
-    for name, value in sorted(frozen.items()):
-        found.update(f"{name} {tuple(value.shape)}".encode())
-        found.update(value.detach().flatten()[:16].float().cpu().numpy().tobytes())
+    for name, value in sorted(tensors.items()):
+        bits = value.detach().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()])
+        found.update(f"{name} {tuple(value.shape)} {int(bits.sum(dtype=torch.int64))}".encode())
+        found.update(bits.flatten()[:: max(1, bits.numel() // 16)].cpu().numpy().tobytes())
     return found.hexdigest()
+
+
+def fingerprint_of_pairs(pairs: Sequence[Pair | StoredPair]) -> str:
+    """Of names, sizes, and what pairs were made from (those in memory: some of their values)."""
+    return hashlib.sha256(json.dumps([_told(pair) for pair in pairs], sort_keys=True).encode()).hexdigest()
+
+
+def _told(pair: Pair | StoredPair) -> list:
+    told = [pair.name, len(pair), *pair.size]
+    if isinstance(pair, StoredPair):
+        about = {name: value for name, value in pair.about.items() if name != "made"}  # when, and in how many seconds
+        return [*told, about, (pair.folder / "pair.safetensors").stat().st_size]
+    return [*told, fingerprint({"clean": pair.clean, "frames": pair.degraded.frames})]
 
 
 def check_terms(about: dict, terms: dict, folder: Path) -> None:
@@ -120,8 +141,3 @@ def _parsed(settings: dict) -> dict:
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, without it."""
     return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def frozen_of(model: nn.Module, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The weights of a model that are not trained."""
-    return {name: value for name, value in model.named_parameters() if name not in trained}

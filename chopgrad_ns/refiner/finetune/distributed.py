@@ -36,6 +36,13 @@ def together(here: Accelerator, fine: bool) -> bool:
     return bool(here.gather(torch.tensor([fine], device=here.device)).all())
 
 
+def largest(here: Accelerator, value: float) -> float:
+    """The largest of all processes' values."""
+    if here.num_processes == 1:
+        return value
+    return float(here.gather(torch.tensor([value], dtype=torch.float64, device=here.device)).max())
+
+
 def average_gradients(here: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
     """Replace each gradient by its mean over processes; a parameter without one in some process counts as zero there.
 
@@ -108,6 +115,9 @@ def put(into: Tensor, value: Tensor) -> None:
 
 class ShardedTransformer:
     """The transformer of a model with its weights in parts, a block at a time, until `join`; the rest is in all processes.
+
+    What follows from the weights in training (gradients, averages, AdamW's means) is in parts too. Each process holds all
+    weights before, and after `join`.
 
     By torch's `fully_shard` directly: accelerate's plugin shards a whole model, decoder included, whose weights a pixel
     loss needs outside any forward, and does not do it on the CPU (its distributed type there is never FSDP).

@@ -80,8 +80,8 @@ class Examples:
             return None
         return photos
 
-    def largest(self) -> tuple[Bucket, tuple[int, int, int]]:
-        """The bucket with most pixels, and the frames, height and width of its examples where pairs are large enough."""
+    def shapes(self) -> list[tuple[Bucket, tuple[int, int, int]]]:
+        """Each bucket, and the frames, height and width of its examples where pairs are large enough."""
         shapes = []
         for bucket in self.buckets:
             if bucket.frames is None:
@@ -89,7 +89,11 @@ class Examples:
             else:
                 largest = [tuple(max(side) for side in zip(*((len(pair), *pair.size) for pair in self.pairs)))]
                 shapes.append((bucket, bucket.fitted(largest, self.temporal, self.spatial)))
-        return max(shapes, key=lambda shape: shape[0].batch * shape[1][0] * shape[1][1] * shape[1][2])
+        return shapes
+
+    def largest(self) -> tuple[Bucket, tuple[int, int, int]]:
+        """That of `shapes` with most pixels."""
+        return max(self.shapes(), key=lambda shape: shape[0].batch * shape[1][0] * shape[1][1] * shape[1][2])
 
     def _example(self, stored: Pair | StoredPair, size: tuple[int | None, int, int], references: int,
                  photos: Tensor | None, draw: random.Random) -> Example:

@@ -9,6 +9,7 @@ from chopgrad_ns.chopgrad import Backprop, Exact
 from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.refiner.finetune.checkpoint import fingerprint_of_pairs
 from chopgrad_ns.refiner.finetune.log import Log
 from chopgrad_ns.refiner.finetune.run import Run
 from chopgrad_ns.refiner.finetune.settings import FinetuneSettings
@@ -26,7 +27,8 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
     With `checkpoint_dir`, progress is kept there and taken up again: the examples of a step, and whatever else is drawn
     in it, follow from the seed and its number, so an interrupted training ends where an uninterrupted one does, by the bit
     (unless `max_seconds` decides). Steps whose loss or gradient is not finite are skipped; ten in a row raise UserError.
-    What cannot be had or done is refused before anything else. Started by `accelerate launch` or `torchrun`, each process
+    What cannot be had or done is refused before anything else, another training's progress too: that goes on only from the
+    same weights, on the same pairs. Started by `accelerate launch` or `torchrun`, each process
     takes its share of each batch, and all end with the same weights.
 
     Args:
@@ -47,13 +49,13 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
     if validation:
         check_pairs(validation, refiner)
     judge = Validation(validation, refiner.task, settings)
-    result, run = {}, Run(refiner, pairs, settings, backprop)
+    result, run = {}, Run(refiner, pairs, settings, backprop, None if checkpoint_dir is None else Path(checkpoint_dir))
     if validation:
-        result |= {f"{name}_render": value for name, value in judge.degraded().items()}
-        with run.refining():
-            result |= {f"{name}_before": value for name, value in judge.measure(refiner).items()}
+        result |= _before(judge, refiner, run)
     with run:
-        resumed = checkpoint_dir is not None and run.resume(Path(checkpoint_dir))
+        resumed = run.resume()
+        if resumed and run.finished and run.here.is_main_process:
+            print(f"The training in {checkpoint_dir} has ended already, after {run.step} steps; this is its result.")
         if settings.memory_budget is not None and not resumed:
             run.plan()
         log = Log(Path(log_dir) / "tensorboard", run.step + 1) if log_dir is not None and run.here.is_main_process else None
@@ -79,6 +81,17 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
     if log is not None:
         log.close()
     return result
+
+
+def _before(judge: Validation, refiner: Refiner, run: Run) -> dict[str, float]:
+    """Metrics of the degraded clips and of the refiner as given; a training that is taken up again knows them."""
+    judged = fingerprint_of_pairs(judge.pairs)
+    if run.before.get("pairs") != judged:
+        with run.refining():
+            before = judge.measure(refiner)
+        run.before = {"pairs": judged, "values": {f"{name}_render": value for name, value in judge.degraded().items()} | {
+            f"{name}_before": value for name, value in before.items()}}
+    return run.before["values"]
 
 
 def _validate(judge: Validation, refiner: Refiner, run: Run, log: Log | None, log_dir: Path | None) -> dict[str, float]:

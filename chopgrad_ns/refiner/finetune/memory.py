@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,7 +42,7 @@ def planned(model: RefinerModel, trained: Mapping[str, nn.Parameter], shape: tup
     given, found = collate([clip] * batch, model.config, model.backbone), []
     held += peak_bytes(lambda: found.append(model.predict(given)), device)
     latents = tuple(found.pop().latents.shape)
-    found = plan(model.decoder, latents, 2**62, loss_fn, side=model.example_side)
+    found = plan(model.decoder, latents, 2**62, loss_fn, side=partial(model.example_side, references=references))
     try:
         return found.within(budget - held)
     except ValueError as error:

@@ -54,6 +54,17 @@ def part_of(model: RefinerModel) -> dict[str, str]:
     return {name: known.get(id(parameter), "conditioning") for name, parameter in model.named_parameters()}
 
 
+def _is_trained(name: str, part: str, parts: Parts) -> bool:
+    way = getattr(parts, part, "full")
+    return way == "full" or (way == "lora" and is_lora(name))
+
+
+def bfloat16_kept(model: RefinerModel, parts: Parts) -> bool:
+    """Whether weights that are not trained are in bfloat16; what is trained will be in float32."""
+    return any(model.get_parameter(name).dtype == torch.bfloat16 and not _is_trained(name, part, parts)
+               for name, part in part_of(model).items())
+
+
 def set_trained(model: RefinerModel, parts: Parts) -> dict[str, nn.Parameter]:
     """Let what is trained require gradients, and nothing else; return it by name. It is held in float32, or
     more, from here on.
@@ -61,8 +72,7 @@ def set_trained(model: RefinerModel, parts: Parts) -> dict[str, nn.Parameter]:
     trained = {}
     for name, part in part_of(model).items():
         parameter = model.get_parameter(name)
-        way = getattr(parts, part, "full")
-        parameter.requires_grad_(way == "full" or (way == "lora" and is_lora(name)))
+        parameter.requires_grad_(_is_trained(name, part, parts))
         parameter.grad = None
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))

@@ -19,9 +19,9 @@ from chopgrad_ns.errors import UserError
 from chopgrad_ns.refiner.finetune import checkpoint, distributed, lora, schedule
 from chopgrad_ns.refiner.finetune.examples import Example, Examples, padded_target
 from chopgrad_ns.refiner.finetune.log import peak_memory
-from chopgrad_ns.refiner.finetune.losses import training_losses
+from chopgrad_ns.refiner.finetune.losses import latent_loss, training_losses
 from chopgrad_ns.refiner.finetune.memory import planned, strategy_from_json, strategy_to_json
-from chopgrad_ns.refiner.finetune.parts import chosen_parts, frozen_in_bfloat16, is_large, set_trained
+from chopgrad_ns.refiner.finetune.parts import Parts, bfloat16_kept, chosen_parts, frozen_in_bfloat16, is_large, set_trained
 from chopgrad_ns.refiner.finetune.settings import FinetuneSettings, bytes_of
 from chopgrad_ns.refiner.model import collate
 from chopgrad_ns.refiner.refiner import Refiner
@@ -38,7 +38,13 @@ class Run:
     To be used as a context, in which the model is set up for training; afterwards it is as before but for what it learnt.
     """
 
-    def __init__(self, refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: FinetuneSettings, backprop: Backprop):
+    def __init__(self, refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: FinetuneSettings, backprop: Backprop,
+                 folder: Path | None = None):
+        """`folder`: with what `save` left of the same training, if anything, for `resume`.
+
+        Raises:
+            UserError: for what cannot be trained, or is of another training; the refiner is as it was then.
+        """
         self.here = distributed.accelerator()
         if settings.fsdp and self.here.num_processes == 1:
             raise UserError("--fsdp divides weights among processes, and there is one; start several with accelerate launch or "
@@ -46,22 +52,26 @@ class Run:
         self.refiner, self.model, self.pairs = refiner, refiner.model, pairs
         self.settings = settings = replace(settings, losses=settings.losses or refiner.task.losses)
         self.losses_of = training_losses(settings.losses)
+        self.parts = chosen_parts(settings, refiner)
+        wanted = _lora_wanted(refiner, settings, self.parts)
+        if settings.precision == "fp32" and bfloat16_kept(self.model, self.parts):
+            raise UserError("The base's weights are in bfloat16 and what is trained is not; give --precision bf16.")
+        self.terms = checkpoint.terms_of(replace(refiner.config, lora=wanted), settings, str(backprop), self.model.state_dict(),
+                                         pairs)
+        self.folder, self._found = folder, None if folder is None else checkpoint.load(folder, self.terms)
+        self.before: dict = self._found[0]["before"] if self._found else {}
         if self.here.num_processes > 1:
             self.model.to(self.here.device)
-        self.parts = chosen_parts(settings, refiner)
         untrained, self.lr = not refiner.pretrained and refiner.config.base is None, settings.lr
         if self.lr is None and is_large(self.model):
             self.lr = LR_LARGE_LORA if self.parts.transformer == "lora" else LR_LARGE
         self.lr = self.lr or (LR_UNTRAINED if untrained else LR_TRAINED)
         self._required = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
-        _set_lora(refiner, settings, self.parts)
+        self._lora_before = refiner.config.lora
+        _set_lora(refiner, wanted)
         self.trained = set_trained(self.model, self.parts)
-        if settings.precision == "fp32" and any(value.dtype == torch.bfloat16 for value in self.model.parameters()):
-            raise UserError("The base's weights are in bfloat16 and what is trained is not; give --precision bf16.")
         backbone = self.model.backbone
         self.examples = Examples(pairs, refiner.task, settings, backbone.frame_step, backbone.spatial_factor)
-        self.terms = checkpoint.terms_of(refiner.config, settings, str(backprop),
-                                         checkpoint.frozen_of(self.model, self.trained), pairs)
         self.backprop, self.sharded = backprop, None
         self.step, self.skipped, self._skipped_in_a_row, self.seconds = 0, 0, 0, 0.0
         self.losses: list[float] = []
@@ -92,6 +102,8 @@ class Run:
             self._open.close()
         elif self.sharded is None:  # joining needs all processes, and some may be gone
             self._open.close()
+            if not self.step:  # refused: a memory budget that is too small, say
+                _set_lora(self.refiner, {place: None for place in lora.PLACES if not self._lora_before.get(place)})
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self._required.get(name, True))
             parameter.grad = None
@@ -99,8 +111,7 @@ class Run:
     @property
     def finished(self) -> bool:
         limit = self.settings.max_seconds
-        done = self.step >= self.settings.steps or (limit is not None and self.seconds >= limit)
-        return not distributed.together(self.here, not done) if limit is not None else done
+        return self.step >= self.settings.steps or (limit is not None and self.seconds >= limit)
 
     def plan(self) -> None:
         """Choose the way through the decoder by the memory that there is, and print what was weighed."""
@@ -131,7 +142,8 @@ class Run:
             self.optimizer.step()
             self.losses.append(loss)
             self._update_average()
-        took = time.monotonic() - began
+        # The slowest's, for all: the learning rate and the end follow from it.
+        took = distributed.largest(self.here, time.monotonic() - began)
         self.seconds += took
         self.noted |= {"lr": lr, "seconds_a_step": took, "peak_gigabytes": peak_memory(self.refiner.device) / 1e9}
 
@@ -188,10 +200,11 @@ class Run:
                 clean = [replace(example.clip, frames=example.target[:, :3] / 2 + 0.5).to(kind) for example in examples]
                 with torch.no_grad():
                     wanted = self.model.encode(collate(clean, config, backbone).frames)
-                value = (prediction.z - wanted).square().mean()
+                value = latent_loss(prediction.z, wanted, target[:, :, 3:], backbone.temporal_factor, backbone.latent_factor)
                 loss, self.noted["losses/latent"] = loss + latent * value, value.detach()
             if pixels is None:
                 return loss
+            pixels.record(frames, self.backprop)
             try:
                 found = pixel_loss(prediction.latents, target.transpose(1, 2), self.model.decoder, pixels, self.backprop,
                                    prediction.side)
@@ -265,16 +278,17 @@ class Run:
                     tensors[key] = value.cpu()  # one by one: put together, they may be more than a GPU holds
         if self.here.is_main_process:
             checkpoint.save(folder, tensors, {"step": self.step, "skipped": self.skipped, "seconds": self.seconds,
-                                              "losses": self.losses, "strategy": strategy_to_json(self.backprop), **self.terms})
+                                              "losses": self.losses, "before": self.before,
+                                              "strategy": strategy_to_json(self.backprop), **self.terms})
         self.here.wait_for_everyone()
 
     @torch.no_grad()
-    def resume(self, folder: Path) -> bool:
-        """Take up what `save` left in `folder`; False if there is nothing."""
-        found = checkpoint.load(folder, self.terms, {name: tuple(value.shape) for name, value in self.trained.items()})
-        if found is None:
+    def resume(self) -> bool:
+        """Take up what `save` left in the folder; False if there is nothing."""
+        if self._found is None:
             return False
-        about, tensors = found
+        (about, tensors), self._found = self._found, None
+        checkpoint.check_shapes(self.folder, tensors, self.trained)
         if self.settings.memory_budget is not None:
             self.backprop = strategy_from_json(about["strategy"])
         for name, parameter in self.trained.items():
@@ -291,17 +305,27 @@ class Run:
         return True
 
 
-def _set_lora(refiner: Refiner, settings: FinetuneSettings, parts) -> None:
-    """Give the model the LoRA that is to be trained, and merge into its weights what is to be trained in full."""
-    wanted = {"rank": settings.rank, "alpha": settings.alpha or float(settings.rank)}
+def _lora_wanted(refiner: Refiner, settings: FinetuneSettings, parts: Parts) -> dict:
+    """`RefinerConfig.lora` in training: what is to be trained is there, and not what is to be trained in full."""
+    asked, wanted = {"rank": settings.rank, "alpha": settings.alpha or float(settings.rank)}, dict(refiner.config.lora)
     for place in lora.PLACES:
-        there, way = refiner.config.lora.get(place), getattr(parts, place)
-        if way == "lora" and there and there != wanted:
+        there, way = wanted.get(place), getattr(parts, place)
+        if way == "lora" and there and there != asked:
             raise UserError(f"The {place} of this refiner has LoRA of rank {there['rank']} and alpha {there['alpha']:g}; train "
                             "it with the same, or in full.")
-        if way == "lora" and not there:
-            lora.add_lora(refiner.model, {place: wanted})
-            refiner.config.lora[place] = wanted
+        if way == "lora":
+            wanted[place] = asked
         if way == "full" and there:
+            wanted[place] = None
+    return wanted
+
+
+def _set_lora(refiner: Refiner, wanted: dict) -> None:
+    """Give the model the LoRA that is wanted and not there, and merge into its weights what is there and not wanted."""
+    for place, asked in wanted.items():
+        there = refiner.config.lora.get(place)
+        if asked and not there:
+            lora.add_lora(refiner.model, {place: asked})
+        if there and not asked:
             lora.merge_lora(refiner.model, place)
-            refiner.config.lora[place] = None
+    refiner.config.lora = refiner.config.lora | wanted

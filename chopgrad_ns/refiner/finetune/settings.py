@@ -57,7 +57,8 @@ class FinetuneSettings:
     """memory that the training may take, such as 22GB: the fastest way through the decoder that fits is found for the
     largest bucket"""
     fsdp: bool = False
-    """of several processes, each holds a part of the transformer's weights (FSDP)"""
+    """of several processes, each holds a part of the transformer's weights, their gradients and averages and AdamW's means
+    while it trains (FSDP); before and after each holds all of its weights, so one GPU must have room for those"""
     fresh: bool = True
     """degrade clean frames anew each time, where the task can (super-resolution, inpainting), in place of what is stored"""
     degradation: Literal["bicubic", "blur-down", "first-order", "second-order"] = "second-order"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,28 @@ def film_writer(folder: Path) -> Callable[[str, Tensor], None]:
     return lambda name, frames: write_video(folder / f"{name}.mp4", frames, FPS)
 
 
+def scene_of(pair: Pair | StoredPair) -> str:
+    """What tells the scene that a pair was made of from others, however it was read: its content's fingerprint, a sample
+    world's kind and seed, or its name; without any of them the pair's own name.
+    """
+    scene = getattr(pair, "about", {}).get("scene", pair.name)
+    if not isinstance(scene, dict):
+        return str(scene)
+    for names in (("fingerprint",), ("kind", "seed"), ("name",)):
+        if all(name in scene for name in names):
+            return " ".join(str(scene[name]) for name in names)
+    return json.dumps(scene, sort_keys=True)
+
+
+def check_apart(training: Sequence[Pair | StoredPair], judges: Sequence[Pair | StoredPair]) -> None:
+    """Raise UserError where a pair that judges is of a scene that is trained on."""
+    trained = {scene_of(pair): pair.name for pair in training}
+    for pair in judges:
+        if scene_of(pair) in trained:
+            raise UserError(f"The pair {pair.name} to judge by is of the same scene as {trained[scene_of(pair)]}, which is "
+                            "trained on; leave one of them out, or let whole scenes be kept apart with --hold-out.")
+
+
 def hold_out(pairs: Sequence[StoredPair], count: int, seed: int) -> tuple[list[StoredPair], list[StoredPair]]:
     """Pairs to train on, and `count` others of scenes that no pair to train on is of.
 
@@ -95,7 +118,7 @@ def hold_out(pairs: Sequence[StoredPair], count: int, seed: int) -> tuple[list[S
     """
     scenes: dict[str, list[StoredPair]] = {}
     for pair in pairs:
-        scenes.setdefault(str(pair.about.get("scene", pair.name)), []).append(pair)
+        scenes.setdefault(scene_of(pair), []).append(pair)
     order = sorted(scenes)
     random.Random(f"{seed}/hold-out").shuffle(order)
     held: list[StoredPair] = []
@@ -105,4 +128,4 @@ def hold_out(pairs: Sequence[StoredPair], count: int, seed: int) -> tuple[list[S
         raise UserError(f"Holding out {count} of {len(pairs)} pairs, which are of {len(scenes)} scenes, leaves none of another "
                         "scene to train on; hold out fewer, or give pairs of other scenes with --validation.")
     left = set(order)
-    return [pair for pair in pairs if str(pair.about.get("scene", pair.name)) in left], held[:count]
+    return [pair for pair in pairs if scene_of(pair) in left], held[:count]

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from chopgrad_ns.data.clip import Clip
+from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.refiner.exposure import matched
 from chopgrad_ns.refiner.tasks.base import Task
 
+if TYPE_CHECKING:
+    from chopgrad_ns.data.stored import StoredPair
+
+AT_ONCE = 8
+"""Frames that are read together to see which are fitted."""
 PHOTOS = 2
 """That are not aligned, in training."""
 
@@ -38,12 +45,14 @@ class ArtifactRemoval(Task):
         return clip
 
     def photos(self, pair, draw):
-        """Two of those that the splat was fitted to: where nothing of a frame is to be learnt, it was one of them."""
-        whole = pair.read()
-        if whole.valid is None:
+        """Two of those that the splat was fitted to and nothing is to be learnt from: else they would give it away."""
+        fitted = _fitted(pair)
+        if len(fitted) < PHOTOS:
             return None
-        fitted = [number for number, valid in enumerate(whole.valid) if not valid.any()]
-        return whole.clean[sorted(draw.sample(fitted, PHOTOS))] if len(fitted) >= PHOTOS else None
+        chosen = [pair.read(slice(number, number + 1)) for number in sorted(draw.sample(fitted, PHOTOS))]
+        if any(frame.valid is None or frame.valid.any() for frame in chosen):
+            return None
+        return torch.cat([frame.clean for frame in chosen])
 
     def extra(self, clip):
         """Alpha, and nearness 1 / (1 + depth), 0 where there is no depth."""
@@ -64,3 +73,21 @@ class ArtifactRemoval(Task):
         weight = super().weight(pair, settings)
         alpha = pair.degraded.alpha
         return weight if alpha is None else weight * (alpha >= settings.min_alpha)
+
+
+def _fitted(pair: Pair | StoredPair) -> list[int]:
+    """Frames whose photos the splat was fitted to, by name where the pair was made with names.
+
+    Else those of which nothing is to be learnt; a trajectory is long, and only a few frames of it are in memory at once.
+    """
+    about = getattr(pair, "about", {})
+    names, fitted = about.get("cameras", ()), about.get("fitted")
+    if fitted is not None and len(names) == len(pair):
+        return [number for number, name in enumerate(names) if name in fitted]
+    numbers = []
+    for first in range(0, len(pair), AT_ONCE):
+        valid = pair.read(slice(first, first + AT_ONCE)).valid
+        if valid is None:
+            return []
+        numbers += [first + number for number, frame in enumerate(valid) if not frame.any()]
+    return numbers
