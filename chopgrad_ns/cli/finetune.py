@@ -16,7 +16,6 @@ import tyro
 
 from chopgrad_ns.refiner.finetune.settings import FinetuneSettings
 
-
 NEXT = {"artifact-removal": "SCENE --splat splat.ply", "super-resolution": "VIDEO --task super-resolution --scale 4",
         "driving": "VIDEO --task driving --masks MASKS", "inpainting": "VIDEO --task inpainting --masks MASKS"}
 """What `chopgrad refine` is given for a task, beside the refiner."""
@@ -25,7 +24,8 @@ NEXT = {"artifact-removal": "SCENE --splat splat.ply", "super-resolution": "VIDE
 def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.conf.OmitArgPrefixes],
         task: str = "artifact-removal", base: str = "tiny", prompt: Optional[str] = None, timestep: Optional[int] = None,
         parts: Optional[str] = None, base_dtype: Literal["fp32", "bf16"] = "fp32", backprop: str = "exact",
-        validation: Optional[Path] = None, hold_out: int = 0) -> None:
+        detail: Optional[Literal["decode", "residual"]] = None, skips: Optional[bool] = None, validation: Optional[Path] = None,
+        hold_out: int = 0) -> None:
     """Fine-tune a refiner.
 
     Args:
@@ -45,6 +45,9 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
         backprop: how far losses reach back through the decoder: exact, full (the same, with everything in memory) or
             truncated-N (to N groups of frames before their own); exact-offload, exact-keep-K and exact-layers take less
             memory and more time, and can be joined: exact-offload-layers. With --memory-budget it is chosen
+        detail: how a video diffusion model's output is made: what it decodes (the default), or residual, the input and what
+            one step changes of its decoded latent, which takes a second decoding and keeps what was right
+        skips: whether the autoencoder's encoder hands its features to the decoder, as it does by default; they take memory
         validation: folder of pairs that only judge, of scenes that are not trained on
         hold_out: so many of the pairs only judge; no others of their scenes are trained on
     """
@@ -76,7 +79,8 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
         examples, judges = held_out(examples, hold_out, settings.seed)
     check_apart(examples, judges)
     dtype = torch.bfloat16 if base_dtype == "bf16" else None
-    refiner = Refiner.from_pretrained(base, task=task, prompt=prompt, timestep=timestep, parts=parts, dtype=dtype)
+    options = {name: value for name, value in (("output", detail), ("skips", skips)) if value is not None}
+    refiner = Refiner.from_pretrained(base, task=task, prompt=prompt, timestep=timestep, parts=parts, dtype=dtype, **options)
     if not main:
         finetune(refiner, examples, settings, None, output / "progress", strategy, judges)
         return

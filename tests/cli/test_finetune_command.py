@@ -16,7 +16,8 @@ from chopgrad_ns.errors import UserError
 from chopgrad_ns.refiner import Refiner, tasks
 from chopgrad_ns.refiner.finetune.validation import check_apart, hold_out
 from tests.cli.refusals import refused
-from tests.refiner.task_pairs import TASKS, of_task
+from tests.refiner.clips import TASKS, task_pair
+from tests.refiner.published import write_published
 
 QUICK = ["--steps", "2", "--buckets", "5x16x16x2=1,whole=1", "--losses", "l1=1,latent=0.1@1"]
 
@@ -27,7 +28,7 @@ def pairs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     for task in TASKS:
         for seed in range(3):
-            made = of_task(task, seed)
+            made = task_pair(task, frames=5, seed=seed)
             save_pair(made, folder / made.name, {"scene": f"scene-{seed}"})
     return folder
 
@@ -54,7 +55,8 @@ def test_validation_is_written_and_never_trained_on(pairs, tmp_path, capsys):
     films = list((tmp_path / "judged" / "validation").glob("*.mp4"))
     assert len(films) == 1 and len(imageio.imread(films[0])) == 5
     assert imageio.imread(films[0]).shape[1:3] == (32, 3 * 32 + 2 * 4), "degraded | refined | clean"
-    held = next(of_task("artifact-removal", seed) for seed in range(3) if films[0].stem == f"artifact-removal-{seed}")
+    made = (task_pair("artifact-removal", frames=5, seed=seed) for seed in range(3))
+    held = next(one for one in made if one.name == films[0].stem)
     after = Refiner.from_pretrained(tmp_path / "judged")(held.degraded)
     error = ((after - held.clean) ** 2).mean(dim=(1, 2, 3))
     assert float(told[3]) == pytest.approx(float((-10 * error.log10()).mean()), abs=0.05)
@@ -139,6 +141,15 @@ def test_lora_of_everything_and_no_decoding(pairs, tmp_path):
     assert Refiner.from_pretrained(tmp_path).pretrained
 
 
+def test_a_base_keeps_detail_as_told(pairs, tmp_path):
+    base = write_published(tmp_path / "base", "wan2.1")
+    command = ["finetune", "--pairs", str(pairs), "--base", str(base), *QUICK]
+    main([*command, "--output", str(tmp_path / "one")])
+    main([*command, "--output", str(tmp_path / "two"), "--detail", "residual", "--skips", "False"])
+    configs = [Refiner.from_pretrained(tmp_path / name).config for name in ("one", "two")]
+    assert [(config.output, config.skips) for config in configs] == [("decode", True), ("residual", False)]
+
+
 def refused_last(capsys, *arguments: str, message: str) -> None:
     """As `refused`, whatever was said before."""
     with pytest.raises(SystemExit) as caught:
@@ -163,7 +174,7 @@ def test_refusals(pairs, tmp_path, capsys, monkeypatch, options, message):
 
 
 def test_pairs_of_other_tasks_alone_are_refused(tmp_path, capsys):
-    save_pair(of_task("driving", 0), tmp_path / "pairs" / "drive")
+    save_pair(task_pair("driving", frames=5, seed=0), tmp_path / "pairs" / "drive")
     command = ["finetune", "--pairs", tmp_path / "pairs", "--output", tmp_path / "refiner", *QUICK]
     refused(capsys, *command, message="is for artifact-removal, they are for driving; give that --task")
     assert not (tmp_path / "refiner").exists()

@@ -33,18 +33,22 @@ def stir(model: torch.nn.Module, scale: float = 0.02) -> None:
             parameter += scale * torch.randn(parameter.shape, generator=generator)
 
 
+TASKS = ("artifact-removal", "super-resolution", "driving", "inpainting")
+
+
 def task_pair(task: str, frames: int = 9, height: int = 32, width: int = 32, seed: int = 0) -> Pair:
     """A pair as `chopgrad pairs` makes them for a task."""
-    example = pair(frames, height, width, seed=seed, name=task)
+    name = f"{task}-{seed}"
+    example = pair(frames, height, width, seed=seed, name=name)
     if task == "artifact-removal":
         return example
     if task == "super-resolution":
-        return super_resolution_pair(example.clean, task, Degradation("bicubic", 2), seed)[0]
+        return super_resolution_pair(example.clean, name, Degradation("bicubic", 2), seed)[0]
     mask = torch.zeros(frames, 1, height, width)
     for t in range(frames):
         left = width // 4 + t
         mask[t, :, height // 4 : height // 2, left : left + width // 3] = 1
     if task == "inpainting":
-        return inpainting_pair(example.clean, task, mask)
+        return inpainting_pair(example.clean, name, mask)
     inserted = torch.where(mask > 0, 0.5 * example.clean + 0.1, example.clean)
-    return Pair(Clip(inserted, mask=mask, actor_ids=mask.byte()), example.clean, task)
+    return Pair(Clip(inserted, mask=mask, actor_ids=mask.byte()), example.clean, name)

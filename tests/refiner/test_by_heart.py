@@ -7,8 +7,8 @@ from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
 from tests.refiner.clips import task_pair
 
-SETTINGS = FinetuneSettings(steps=160, lr=5e-3, buckets="whole=1", losses="l1=1,mse=10", ema=0.9, fresh=False, flips=False, match_exposure=False,
-                            unaligned=0, reference_dropout=0, reference_disorder=0)
+SETTINGS = FinetuneSettings(steps=160, lr=5e-3, buckets="whole=1", losses="l1=1,mse=10", ema=0.9, fresh=False, flips=False,
+                            match_exposure=False, unaligned=0, reference_dropout=0, reference_disorder=0)
 
 
 @pytest.mark.parametrize("task", ["artifact-removal", "super-resolution", "driving", "inpainting"])

@@ -8,8 +8,8 @@ import torch
 
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
+from tests.refiner.clips import TASKS, task_pair
 from tests.refiner.published import KINDS, write_published
-from tests.refiner.task_pairs import TASKS, of_task
 
 WAYS = {
     "full": {"transformer": "full", "decoder": "full", "encoder": "full"},
@@ -35,7 +35,7 @@ def settings(way: str, frame_step: int) -> FinetuneSettings:
 
 @pytest.mark.parametrize("kind, task, way", CASES, ids=["-".join(case) for case in CASES])
 def test_from_a_published_model_to_refined_frames(published, tmp_path, kind, task, way):
-    pairs = [of_task(task, seed, frames=9) for seed in range(2)]
+    pairs = [task_pair(task, frames=9, seed=seed) for seed in range(2)]
     untrained = Refiner.from_pretrained(published[kind], task=task)
     chosen = settings(way, untrained.model.backbone.frame_step)
 
@@ -64,7 +64,7 @@ def test_from_a_published_model_to_refined_frames(published, tmp_path, kind, tas
 @pytest.mark.parametrize("kind", ["wan2.1", "cogvideox-2b"])
 def test_a_base_in_bfloat16_is_trained_as_one_in_float32(published, kind):
     """With LoRA the frozen weights are in bfloat16 either way; validation goes on beside it."""
-    pairs, results = [of_task("driving", seed, frames=9) for seed in range(2)], []
+    pairs, results = [task_pair("driving", frames=9, seed=seed) for seed in range(2)], []
     quick = FinetuneSettings(steps=2, buckets="9x32x32", losses="l1=1,latent=1", lr=1e-3, precision="bf16", validate_every=1,
                              gradient_checkpointing=True, **WAYS["lora"])
     for dtype in (torch.float32, torch.bfloat16):
@@ -77,7 +77,8 @@ def test_a_base_in_bfloat16_is_trained_as_one_in_float32(published, kind):
 
 
 def test_training_is_not_taken_up_by_another_base(published, tmp_path):
-    pairs, quick = [of_task("inpainting", 0, frames=9)], FinetuneSettings(steps=1, buckets="1x16x16", losses="latent=1")
+    pairs = [task_pair("inpainting", frames=9)]
+    quick = FinetuneSettings(steps=1, buckets="1x16x16", losses="latent=1")
     finetune(Refiner.from_pretrained(published["wan2.1"], task="inpainting"), pairs, quick, checkpoint_dir=tmp_path)
     with pytest.raises(UserError, match=r"is of another refiner \(backbone, base"):
         finetune(Refiner.from_pretrained(published["dove"], task="inpainting"), pairs, quick, checkpoint_dir=tmp_path)
