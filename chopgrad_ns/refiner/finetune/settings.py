@@ -12,7 +12,7 @@ Training = Literal["full", "lora", "frozen"]
 
 @dataclass
 class FinetuneSettings:
-    """How to train. The defaults take one to two seconds a step with the tiny refiner on two cores, most of it for whole trajectories."""
+    """How to train. The defaults take one to two seconds a step with the tiny refiner on two cores, mostly for whole clips."""
 
     steps: int = 240
     lr: Optional[float] = None
