@@ -48,7 +48,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def refuse_file(folder: Path) -> None:
     """Raise UserError where a folder cannot be made because it, or a folder that it would be in, is a file."""
-    found = next((path for path in (Path(folder), *Path(folder).parents) if path.is_file()), None)
+    found = next((path for path in (Path(folder), *Path(folder).parents) if path.exists() and not path.is_dir()), None)
     if found is not None:
         raise UserError(f"{found} is a file, where a folder is to be written; give another name.")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 import tyro
+from train_tiny import judge
 
 from chopgrad_ns.data.pair_set import PairSet
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.evaluate.metrics import evaluate_frames, psnr
+from chopgrad_ns.evaluate.metrics import psnr
 from chopgrad_ns.files import write_json
-from chopgrad_ns.losses import perceptual
 from chopgrad_ns.machine import processor
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
@@ -38,15 +38,6 @@ class Options:
     by_heart_steps: int = 300
     """of learning the first 5 frames of the first pair that is trained on, 48×48 pixels of them, by heart"""
     settings: FinetuneSettings = field(default_factory=FinetuneSettings)
-
-
-def judge(refine, pairs) -> dict[str, float]:
-    """Mean metrics over the frames that the splats were not fitted to: all, where a pair does not say."""
-    rows = []
-    for pair in (stored.read() for stored in pairs):
-        unseen = slice(None) if pair.valid is None else pair.valid.flatten(1).amax(dim=1) > 0
-        rows.append(evaluate_frames(refine(pair.degraded)[unseen], pair.clean[unseen], perceptual()))
-    return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
 
 
 def by_heart(config: RefinerConfig, pair, steps: int) -> float:

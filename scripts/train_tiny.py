@@ -9,6 +9,7 @@ On two CPU cores take --minutes 240 or so, on a GPU a few minutes are worth as m
 import json
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from chopgrad_ns.cli.pair_jobs import SplatWays, WorldJob
 from chopgrad_ns.cli.pairs import make_all
 from chopgrad_ns.data.pair_set import PairSet
 from chopgrad_ns.data.references import blend_baseline
+from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.evaluate.metrics import evaluate_frames
 from chopgrad_ns.losses import perceptual
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
@@ -68,11 +70,11 @@ def jobs(worlds: int, first_seed: int, qualities: int) -> list[WorldJob]:
     return made
 
 
-def judge(refine, pairs: PairSet) -> dict[str, float]:
-    """Mean metrics over the frames that the splats were not fitted to."""
+def judge(refine, pairs: Sequence[StoredPair]) -> dict[str, float]:
+    """Mean metrics over the frames that the splats were not fitted to: all, where a pair does not say."""
     rows = []
     for pair in (stored.read() for stored in pairs):
-        unseen = pair.valid.flatten(1).amax(dim=1) > 0
+        unseen = slice(None) if pair.valid is None else pair.valid.flatten(1).amax(dim=1) > 0
         rows.append(evaluate_frames(refine(pair.degraded)[unseen], pair.clean[unseen], perceptual()))
     return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
 

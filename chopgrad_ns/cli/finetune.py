@@ -56,13 +56,14 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
     from chopgrad_ns.cli.progress import bar
     from chopgrad_ns.data.pair_set import PairSet
     from chopgrad_ns.errors import UserError
+    from chopgrad_ns.files import refuse_file
     from chopgrad_ns.refiner import Refiner, finetune, training_losses
     from chopgrad_ns.refiner.finetune.distributed import accelerator
     from chopgrad_ns.refiner.finetune.validation import METRICS, check_apart
     from chopgrad_ns.refiner.finetune.validation import hold_out as held_out
     from chopgrad_ns.refiner.tasks import task_named
 
-    check_output(output)
+    refuse_file(output)
     if ":" in task:
         task = imported_task(task)
     strategy, main = strategy_of(backprop), accelerator().is_main_process
@@ -95,15 +96,6 @@ def run(pairs: Path, output: Path, settings: Annotated[FinetuneSettings, tyro.co
     given = NEXT.get(task, "VIDEO --task " + task)
     print(f"Refiner in {output}; next: chopgrad refine {given} --refiner {output}")
     stored.complain()
-
-
-def check_output(folder: Path) -> None:
-    """Raise UserError where there cannot be a folder."""
-    from chopgrad_ns.errors import UserError
-
-    blocked = next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None)
-    if blocked is not None:
-        raise UserError(f"{blocked} is a file, so the refiner cannot be in {folder}; give another --output.")
 
 
 def imported_task(text: str) -> str:

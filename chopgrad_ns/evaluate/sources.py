@@ -147,7 +147,8 @@ def read_pair(paths: ClipPaths) -> ClipPair:
         UserError: if something cannot be read, or is not of the same frames and size.
     """
     names, prediction = _read(paths.predicted, _degraded)
-    true_names, truth = _read(paths.truth, lambda stored: stored.read().clean)
+    stored = StoredPair(paths.truth).read() if _is_pair(paths.truth) else None
+    true_names, truth = _read(paths.truth, _degraded) if stored is None else (_numbers(stored.clean), stored.clean)
     pair = ClipPair(true_names or names or _numbers(truth), prediction, truth)
     _check(paths.predicted, names, prediction, paths.truth, true_names, truth)
     if paths.masks is not None:
@@ -157,12 +158,11 @@ def read_pair(paths: ClipPaths) -> ClipPair:
     if paths.actors is not None:
         id_names, pair.actor_ids = _read_ids(paths.actors)
         _check(paths.actors, id_names, pair.actor_ids, paths.truth, true_names or names, truth)
-    return _with_truth(pair, paths.truth)
+    return pair if stored is None else _with_truth(pair, stored.valid, paths.truth)
 
 
-def _with_truth(pair: ClipPair, truth: Path) -> ClipPair:
-    """Without the frames of a stored pair in which nothing is valid."""
-    valid = StoredPair(truth).read().valid if _is_pair(truth) else None
+def _with_truth(pair: ClipPair, valid: Mask | None, truth: Path) -> ClipPair:
+    """Without the frames of the stored pair `truth` in which nothing is valid."""
     if valid is None or valid.flatten(1).any(dim=1).all():
         return pair
     known = valid.flatten(1).any(dim=1)

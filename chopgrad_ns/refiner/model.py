@@ -15,7 +15,7 @@ from chopgrad_ns.refiner.backbones import Backbone
 from chopgrad_ns.refiner.condition import ConditionEncoder, PhotoAttention, pool_time, small_photos
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.decoder import HEAD, BlendHead, RefinerDecoder
-from chopgrad_ns.refiner.rates import Rate, block_rates, steps_of
+from chopgrad_ns.refiner.rates import block_rates, steps_of
 from chopgrad_ns.refiner.tasks import task_named
 
 
@@ -74,9 +74,8 @@ class RefinerModel(nn.Module):
         self.blocks = block_rates(inner, backbone.vae)
         level = {2**k: k for k in range(len(channels))}
         self.levels = {name: level[rate.pixels] for name, rate in self.blocks.items() if rate.pixels in level}
-        encoded = {Rate(c, t, s): k for k, (c, t, s) in enumerate(backbone.feature_shapes)} if config.skips else {}
-        self.encoded = {name: k for name, rate in self.blocks.items() for found, k in encoded.items()
-                        if (found.frames, found.pixels) == (rate.frames, rate.pixels)}
+        encoded = {(t, s): k for k, (_, t, s) in enumerate(backbone.feature_shapes)} if config.skips else {}
+        self.encoded = {name: encoded[rate[1:]] for name, rate in self.blocks.items() if rate[1:] in encoded}
         self.injections = nn.ModuleDict({
             "condition": self._into_blocks({name: channels[k] for name, k in self.levels.items()}),
             "encoder": self._into_blocks({name: backbone.feature_shapes[k][0] for name, k in self.encoded.items()})})

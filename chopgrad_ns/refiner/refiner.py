@@ -20,7 +20,8 @@ from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import refuse_file
 from chopgrad_ns.refiner.backbones import Backbone, build, embed_prompt, load
-from chopgrad_ns.refiner.config import RefinerConfig, tiny_backbone
+from chopgrad_ns.refiner.backbones.folders import first_line
+from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.model import RefinerModel, collate
 from chopgrad_ns.refiner.tasks import Task, task_named
 from chopgrad_ns.refiner.windows import Windows, refine_stream
@@ -88,13 +89,14 @@ class Refiner:
             folder = resources.files("chopgrad_ns.assets") / "tiny"
             with resources.as_file(folder) as path:
                 if (path / "config.json").is_file() and RefinerConfig.read(path / "config.json").task == task:
-                    return cls._load(path, task, asked, dtype, device)
-            fixed = {name: asked.pop(name) for name in ("prompt", "parts") if name in asked}
-            config = RefinerConfig(task=task, **asked)
-            _check_fixed(source, config, fixed)
-            refiner = cls(config, device=device)
+                    refiner = cls._load(path, task, asked, dtype, device)
+                else:
+                    fixed = {name: asked.pop(name) for name in ("prompt", "parts") if name in asked}
+                    config = RefinerConfig(task=task, **asked)
+                    _check_fixed(source, config, fixed)
+                    refiner = cls(config, device=device)
         elif _is_ours(Path(source)):
-            return cls._load(Path(source), task, asked, dtype, device)
+            refiner = cls._load(Path(source), task, asked, dtype, device)
         else:
             refiner = cls._of_base(source, task, prompt, timestep, parts, dtype, device, options)
         refiner.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
@@ -136,18 +138,17 @@ class Refiner:
         backbone = None if config.base is None else _base_of(folder, config, dtype)
         try:
             refiner = cls(config, backbone, pretrained=True, device=device)
-            refiner.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
             refiner._add_lora()
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{folder / 'config.json'} describes no refiner that can be built "
-                            f"({_first_line(error)}); copy or train the refiner again.") from error
+                            f"({first_line(error)}); copy or train the refiner again.") from error
         try:
             refiner._take(load_file(folder / WEIGHTS))
             with safe_open(folder / WEIGHTS, framework="pt") as file:
                 written_with = (file.metadata() or {}).get("config")
         except (OSError, RuntimeError, SafetensorError) as error:
             raise UserError(f"The weights in {folder} are incomplete or of another architecture "
-                            f"({_first_line(error)}); copy or train the refiner again.") from error
+                            f"({first_line(error)}); copy or train the refiner again.") from error
         if written_with != config.digest:
             raise UserError(f"{folder / 'config.json'} and {WEIGHTS} beside it were not written together; copy or train the "
                             "refiner again.")
@@ -307,7 +308,3 @@ def _embedded(places: list[str | Path], texts: list[str], shape: tuple[int, int]
                             "encoder, or the stored embedding, that belongs to it.")
         return text, embedding
     return texts[0], None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -280,7 +280,7 @@ def test_a_budget_chooses_the_strategy_which_is_kept(tmp_path, capsys):
     with pytest.raises(UserError, match=r"train on 1 × 5 frames of 32×32 pixels; give --memory-budget \d") as caught:
         finetune(stirred(), [one], once)
     enough = replace(once, memory_budget=re.search(r"budget (\S+GB)", str(caught.value))[1])
-    with Run(stirred(), [one], enough, Exact()) as run:
+    with Run(stirred(), [one], enough, Exact(), tmp_path) as run:
         run.plan()
         assert isinstance(run.backprop, Exact) and run.backprop != Exact()
         shown = capsys.readouterr().out
@@ -290,7 +290,7 @@ def test_a_budget_chooses_the_strategy_which_is_kept(tmp_path, capsys):
         run.step = 0
         taken = held + peak_bytes(run.train_step, run.refiner.device)
         assert taken == pytest.approx(bytes_of(enough.memory_budget), rel=0.1)
-        run.save(tmp_path)
+        run.save()
     with Run(stirred(), [one], enough, Exact(), tmp_path) as again:
         assert again.resume() and again.backprop == run.backprop
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-import torch
 from torch import Tensor
 
 from chopgrad_ns.data.clip import Pair
@@ -19,6 +19,7 @@ from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import write_json
 from chopgrad_ns.losses.weighted import parse_weights
+from chopgrad_ns.refiner.backbones.folders import first_line
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.refiner.finetune.buckets import parse_buckets
 from chopgrad_ns.refiner.finetune.settings import FinetuneSettings, bytes_of
@@ -56,7 +57,7 @@ def load(folder: Path, terms: dict) -> tuple[dict, dict[str, Tensor]] | None:
     except UserError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(folder, str(error).splitlines()[0]) from error
+        raise _unreadable(folder, first_line(error)) from error
 
 
 def check_shapes(folder: Path, tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:

@@ -69,7 +69,7 @@ def finetune(refiner: Refiner, pairs: Sequence[Pair | StoredPair], settings: Fin
             if progress is not None:
                 progress(run.step, settings.steps)
             if checkpoint_dir is not None and (run.finished or run.step % settings.checkpoint_every == 0):
-                run.save(Path(checkpoint_dir))
+                run.save()
         run.keep_average()
     refiner.pretrained = True
     refiner.trained |= {name for name in run.trained if name.startswith("backbone.")}

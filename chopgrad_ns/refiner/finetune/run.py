@@ -56,9 +56,11 @@ class Run:
         wanted = _lora_wanted(refiner, settings, self.parts)
         if settings.precision == "fp32" and bfloat16_kept(self.model, self.parts):
             raise UserError("The base's weights are in bfloat16 and what is trained is not; give --precision bf16.")
-        self.terms = checkpoint.terms_of(replace(refiner.config, lora=wanted), settings, str(backprop), self.model.state_dict(),
-                                         pairs)
-        self.folder, self._found = folder, None if folder is None else checkpoint.load(folder, self.terms)
+        self.folder, self._found = folder, None
+        if folder is not None:
+            self.terms = checkpoint.terms_of(replace(refiner.config, lora=wanted), settings, str(backprop),
+                                             self.model.state_dict(), pairs)
+            self._found = checkpoint.load(folder, self.terms)
         self.before: dict = self._found[0]["before"] if self._found else {}
         if self.here.num_processes > 1:
             self.model.to(self.here.device)
@@ -265,8 +267,8 @@ class Run:
         for name, parameter in self.trained.items():
             parameter.copy_(self.average[name])
 
-    def save(self, folder: Path) -> None:
-        """Write the training's state; the main process does."""
+    def save(self) -> None:
+        """Write the training's state to the folder; the main process does."""
         tensors = {}
         for name, parameter in self.trained.items():
             state = self.optimizer.state.get(parameter, {})
@@ -277,7 +279,7 @@ class Run:
                 if self.here.is_main_process:
                     tensors[key] = value.cpu()  # one by one: put together, they may be more than a GPU holds
         if self.here.is_main_process:
-            checkpoint.save(folder, tensors, {"step": self.step, "skipped": self.skipped, "seconds": self.seconds,
+            checkpoint.save(self.folder, tensors, {"step": self.step, "skipped": self.skipped, "seconds": self.seconds,
                                               "losses": self.losses, "before": self.before,
                                               "strategy": strategy_to_json(self.backprop), **self.terms})
         self.here.wait_for_everyone()
