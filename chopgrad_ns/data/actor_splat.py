@@ -91,7 +91,7 @@ def _crop(own: Bool[Tensor, "t 1 h w"], cameras: Cameras, *pictures: Tensor | No
     cut = [None if picture is None else torch.stack([
         frame[:, y:y + height, x:x + width] for frame, y, x in zip(picture, top.tolist(), left.tolist())])
         for picture in pictures]
-    return cut, Cameras(cameras.camera_from_world, K, width, height)
+    return cut, replace(cameras, K=K, width=width, height=height)
 
 
 def _scene_points(views: Views, actor: Actor, frames: list[int]) -> Float[Tensor, "p 3"]:

@@ -1,5 +1,7 @@
 """Where actors' boxes, and the ground that they stand on, are in pictures."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -11,8 +13,7 @@ from chopgrad_ns.splat.cameras import Cameras
 
 def from_actor(actor: Actor, cameras: Cameras) -> Cameras:
     """The cameras in the frame of the actor's box: camera_from_actor in the place of camera_from_world, T of both."""
-    return Cameras(cameras.camera_from_world @ actor.world_from_actor.to(cameras.camera_from_world), cameras.K,
-                   cameras.width, cameras.height)
+    return replace(cameras, camera_from_world=cameras.camera_from_world @ actor.world_from_actor.to(cameras.camera_from_world))
 
 
 def box_depth(size: Float[Tensor, "3"], cameras: Cameras) -> Float[Tensor, "t 1 h w"]:

@@ -1,5 +1,6 @@
 """Smooth camera paths made of given cameras and nothing else."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ Direction = Literal["left", "right", "up", "down"]
 def through(cameras: Cameras, frames: int) -> Cameras:
     """A path of `frames` cameras through `cameras` in order.
 
-    Positions lie on a Catmull-Rom spline, rotations are slerped. It starts at the first and ends at the last;
+    Positions lie on a Catmull-Rom spline, rotations are slerped, times interpolated. It starts at the first and ends at the last;
     `frames` = k·(len(cameras) − 1) + 1 passes through all exactly.
     """
     poses = cameras.world_from_camera
@@ -31,7 +32,10 @@ def through(cameras: Cameras, frames: int) -> Cameras:
     world[:, :3, 3] = _catmull_rom(poses[:, :3, 3], left, fraction)
     world[:, :3, :3] = rotations(_slerp(quaternions(poses[:, :3, :3]), left, fraction))
     K = torch.lerp(cameras.K[left], cameras.K[left + 1], fraction[..., None])
-    return _from_world(world, K, cameras)
+    times = cameras.times
+    if times is not None:
+        times = torch.lerp(times[left], times[left + 1], fraction[:, 0].to(times))
+    return _from_world(world, K, replace(cameras, times=times))
 
 
 def beside(cameras: Cameras, frames: int, offset: float, look_ahead: float | None = None,
@@ -57,7 +61,7 @@ def beside(cameras: Cameras, frames: int, offset: float, look_ahead: float | Non
     new_down = torch.linalg.cross(new_forward, new_right)
     world[:, :3, :3] = torch.stack([new_right, new_down, new_forward], dim=-1)
     world[:, :3, 3] = center
-    return _from_world(world, path.K, cameras)
+    return _from_world(world, path.K, path)
 
 
 def focus_distance(cameras: Cameras) -> float:
@@ -80,7 +84,7 @@ def focus_distance(cameras: Cameras) -> float:
 
 
 def _from_world(world: Tensor, K: Tensor, like: Cameras) -> Cameras:
-    return Cameras(Cameras(world, K, like.width, like.height).world_from_camera, K, like.width, like.height)
+    return replace(like, camera_from_world=Cameras(world, K, like.width, like.height).world_from_camera, K=K)
 
 
 def _catmull_rom(points: Float[Tensor, "n 3"], left: Tensor, t: Float[Tensor, "f 1"]) -> Float[Tensor, "f 3"]:

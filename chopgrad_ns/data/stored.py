@@ -161,12 +161,16 @@ class StoredPair:
 
 
 def _camera_tensors(prefix: str, cameras: Cameras) -> dict[str, np.ndarray]:
-    return {f"{prefix}camera_from_world": cameras.camera_from_world.cpu().numpy(), f"{prefix}K": cameras.K.cpu().numpy()}
+    tensors = {"camera_from_world": cameras.camera_from_world, "K": cameras.K, "times": cameras.times}
+    return {f"{prefix}{name}": value.cpu().numpy() for name, value in tensors.items() if value is not None}
 
 
 def _read_cameras(file, prefix: str, which: slice | Sequence[int], width: int, height: int) -> Cameras:
-    poses, K = (torch.from_numpy(file.get_tensor(f"{prefix}{name}")[which]) for name in ("camera_from_world", "K"))
-    return Cameras(poses, K, int(width), int(height))
+    def get(name: str) -> torch.Tensor:
+        return torch.from_numpy(file.get_tensor(f"{prefix}{name}")[which])
+
+    times = get("times") if f"{prefix}times" in file.keys() else None
+    return Cameras(get("camera_from_world"), get("K"), int(width), int(height), times)
 
 
 def _to_bytes(value: Tensor) -> np.ndarray:

@@ -45,6 +45,8 @@ class PseudoObservations:
             "camera_from_world": self.cameras.camera_from_world.cpu().contiguous(),
             "K": self.cameras.K.cpu().contiguous(),
         }
+        if self.cameras.times is not None:
+            tensors["times"] = self.cameras.times.cpu().contiguous()
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".part")
@@ -59,7 +61,9 @@ class PseudoObservations:
             with safe_open(path, framework="pt") as file:
                 size = json.loads(file.metadata()["size"])
                 frames, weight = (file.get_tensor(name).float() / 255 for name in ("frames", "weight"))
-                cameras = Cameras(file.get_tensor("camera_from_world"), file.get_tensor("K"), size["width"], size["height"])
+                times = file.get_tensor("times") if "times" in file.keys() else None
+                cameras = Cameras(file.get_tensor("camera_from_world"), file.get_tensor("K"), size["width"], size["height"],
+                                  times)
             return cls(frames, weight, cameras)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"The refined frames in {path} cannot be read ({error}); delete the file and run again.") from error

@@ -19,7 +19,8 @@ def to_opencv(cameras: NerfstudioCameras) -> Cameras:
         raise UserError(f"The photos have different sizes {sorted(sizes)}; a trajectory needs one size, so resize or crop them.")
     (width, height), = sizes
     flat = (value.flatten() for value in (cameras.fx, cameras.fy, cameras.cx, cameras.cy))
-    return Cameras.from_opengl(cameras.camera_to_worlds, *flat, width=int(width), height=int(height))
+    times = None if cameras.times is None else cameras.times.flatten()
+    return Cameras.from_opengl(cameras.camera_to_worlds, *flat, width=int(width), height=int(height), times=times)
 
 
 def to_nerfstudio(cameras: Cameras) -> NerfstudioCameras:
@@ -29,4 +30,5 @@ def to_nerfstudio(cameras: Cameras) -> NerfstudioCameras:
     K = cameras.K
     return NerfstudioCameras(camera_to_worlds=c2w, fx=K[:, 0, 0, None], fy=K[:, 1, 1, None], cx=K[:, 0, 2, None],
                              cy=K[:, 1, 2, None], width=cameras.width, height=cameras.height,
-                             camera_type=CameraType.PERSPECTIVE)
+                             camera_type=CameraType.PERSPECTIVE,
+                             times=None if cameras.times is None else cameras.times[:, None])

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.splat.cameras import Cameras
 
 OnePass = Callable[[Clip], Float[Tensor, "t 3 h w"]]
 """Refines a clip that fits into memory; the frames have the clip's size and type, and may be its own."""
@@ -117,7 +116,8 @@ def crop(clip: Clip, rows: slice, columns: slice) -> Clip:
     if cameras is not None:
         K = cameras.K.clone()
         K[:, :2, 2] -= K.new_tensor([columns.start, rows.start])
-        cameras = Cameras(cameras.camera_from_world, K, *cut["frames"].shape[:1:-1])
+        width, height = cut["frames"].shape[:1:-1]
+        cameras = replace(cameras, K=K, width=width, height=height)
     return replace(clip, cameras=cameras, **cut)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 class Cameras:
     """T cameras: `camera_from_world` [T, 4, 4]; `K` [T, 3, 3] in pixels, pixel (i, j) centred at (j+½, i+½).
 
+    `times` [T], in seconds, matter where something moves: a splat is the same at any time, the scene of a drive is not.
     Raises ValueError for other shapes.
     """
 
@@ -20,12 +21,15 @@ class Cameras:
     K: Float[Tensor, "t 3 3"]
     width: int
     height: int
+    times: Float[Tensor, "t"] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.camera_from_world)
         if self.camera_from_world.shape != (count, 4, 4) or self.K.shape != (count, 3, 3):
             shapes = f"{tuple(self.camera_from_world.shape)} and {tuple(self.K.shape)}"
             raise ValueError(f"camera_from_world and K must be [T, 4, 4] and [T, 3, 3], not {shapes}")
+        if self.times is not None and self.times.shape != (count,):
+            raise ValueError(f"times of shape {tuple(self.times.shape)} for {count} cameras")
 
     def __len__(self) -> int:
         return len(self.K)
@@ -34,12 +38,14 @@ class Cameras:
         """Some of the cameras; an int gives one camera, still with its leading axis."""
         if isinstance(index, int):
             index = [index]
-        return Cameras(self.camera_from_world[index], self.K[index], self.width, self.height)
+        times = None if self.times is None else self.times[index]
+        return replace(self, camera_from_world=self.camera_from_world[index], K=self.K[index], times=times)
 
     def to(self, *args, **kwargs) -> Cameras:
         """Move or cast, as `Tensor.to`."""
-        moved = self.camera_from_world.to(*args, **kwargs), self.K.to(*args, **kwargs)
-        return Cameras(*moved, self.width, self.height)
+        poses, K = self.camera_from_world.to(*args, **kwargs), self.K.to(*args, **kwargs)
+        times = None if self.times is None else self.times.to(*args, **kwargs)
+        return replace(self, camera_from_world=poses, K=K, times=times)
 
     @property
     def world_from_camera(self) -> Float[Tensor, "t 4 4"]:
@@ -59,19 +65,24 @@ class Cameras:
     def resized(self, width: int, height: int) -> Cameras:
         """The same views at another picture size."""
         scale = self.K.new_tensor([width / self.width, height / self.height, 1.0])
-        return Cameras(self.camera_from_world, self.K * scale[:, None], width, height)
+        return replace(self, K=self.K * scale[:, None], width=width, height=height)
 
     @staticmethod
     def cat(parts: list[Cameras]) -> Cameras:
-        """Trajectories one after the other; all of one size."""
+        """Trajectories one after the other; all of one size, and all with times or none."""
         sizes = {(part.width, part.height) for part in parts}
         if len(sizes) != 1:
             raise ValueError(f"cameras of different sizes cannot be joined: {sorted(sizes)}")
+        timed = {part.times is not None for part in parts}
+        if len(timed) != 1:
+            raise ValueError("cameras with times and without cannot be joined")
         poses, K = torch.cat([part.camera_from_world for part in parts]), torch.cat([part.K for part in parts])
-        return Cameras(poses, K, parts[0].width, parts[0].height)
+        times = torch.cat([part.times for part in parts]) if timed == {True} else None
+        return Cameras(poses, K, parts[0].width, parts[0].height, times)
 
     @staticmethod
-    def from_opengl(c2w: Float[Tensor, "t _ 4"], fx, fy, cx, cy, width: int, height: int) -> Cameras:
+    def from_opengl(c2w: Float[Tensor, "t _ 4"], fx, fy, cx, cy, width: int, height: int,
+                    times: Float[Tensor, "t"] | None = None) -> Cameras:
         """From poses in OpenGL axes (x right, y up, z back), [T, 3|4, 4]; intrinsics [T] or numbers."""
         count = len(c2w)
         world_from_camera = torch.eye(4, dtype=c2w.dtype, device=c2w.device).repeat(count, 1, 1)
@@ -79,4 +90,4 @@ class Cameras:
         K = torch.eye(3, dtype=c2w.dtype, device=c2w.device).repeat(count, 1, 1)
         for (row, column), value in {(0, 0): fx, (1, 1): fy, (0, 2): cx, (1, 2): cy}.items():
             K[:, row, column] = torch.as_tensor(value, dtype=c2w.dtype, device=c2w.device)
-        return Cameras(Cameras(world_from_camera, K, width, height).world_from_camera, K, width, height)
+        return Cameras(Cameras(world_from_camera, K, width, height).world_from_camera, K, width, height, times)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chopgrad_ns.splat import geometry
+from chopgrad_ns.splat.cameras import Cameras
 
 SH_C0 = 0.28209479177387814
 """Value of the constant spherical harmonic: colour = ½ + SH_C0 · coefficient."""
@@ -59,6 +60,13 @@ class Gaussians:
 
     def clone(self) -> Gaussians:
         return self._map(Tensor.clone)
+
+    def at(self, camera: Cameras) -> Gaussians:
+        """Themselves, at any time: a `render.Scene` in which nothing moves."""
+        return self
+
+    def behind(self, camera: Cameras) -> None:
+        """Nothing is behind them."""
 
     @staticmethod
     def from_points(xyz: Float[Tensor, "n 3"], rgb: Float[Tensor, "n 3"], sh_degree: int = 3) -> Gaussians:

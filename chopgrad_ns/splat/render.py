@@ -1,7 +1,8 @@
-"""A splat seen along a trajectory."""
+"""A splat, or a scene of which splats are parts, seen along a trajectory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -21,33 +22,46 @@ class Rendered:
     depth: Float[Tensor, "t 1 h w"]
 
 
+class Scene(Protocol):
+    """What changes with time, or has something behind it; `Gaussians` are the plain case."""
+
+    def at(self, camera: Cameras) -> Gaussians:
+        """What there is at the time of one camera, in the world."""
+
+    def behind(self, camera: Cameras) -> Float[Tensor, "3 h w"] | None:
+        """What one camera sees where Gaussians leave it free, 0…1; None for nothing."""
+
+
 @torch.no_grad()
-def render_frames(splat: Gaussians, cameras: Cameras, background: Float[Tensor, "3"] | None = None,
+def render_frames(splat: Scene, cameras: Cameras, background: Float[Tensor, "3"] | None = None,
                   backend: Backend = "auto", sh_degree: int | None = None) -> Iterator[Rendered]:
     """Draw one camera after the other, each a `Rendered` of one frame; none is kept.
 
-    On black unless told otherwise, with harmonics of `sh_degree` at most.
+    On what the scene has behind it, else on black unless told otherwise, with harmonics of `sh_degree` at most. `alpha` is
+    that of the Gaussians.
     """
-    splat = splat.detach()
-    scales, opacities = splat.log_scales.exp(), splat.opacity_logits.sigmoid()
-    degree = splat.sh_degree if sh_degree is None else min(sh_degree, splat.sh_degree)
-    backgrounds = None if background is None else background[None].to(splat.means)
     for index in range(len(cameras)):
-        camera = cameras[index].to(splat.means)
+        now = splat.at(cameras[index]).detach()
+        camera = cameras[index].to(now.means)
+        behind = splat.behind(camera)
+        degree = now.sh_degree if sh_degree is None else min(sh_degree, now.sh_degree)
         image, alpha, _ = rasterize(
-            splat.means, splat.quats, scales, opacities, splat.sh, camera.camera_from_world, camera.K,
-            cameras.width, cameras.height, sh_degree=degree, packed=False, render_mode="RGB+ED",
-            backgrounds=backgrounds, backend=backend)
-        image = image.permute(0, 3, 1, 2)
-        yield Rendered(image[:, :3].clamp(0, 1), alpha.permute(0, 3, 1, 2), image[:, 3:])
+            now.means, now.quats, now.log_scales.exp(), now.opacity_logits.sigmoid(), now.sh, camera.camera_from_world,
+            camera.K, cameras.width, cameras.height, sh_degree=degree, packed=False, render_mode="RGB+ED",
+            backgrounds=None if background is None else background[None].to(now.means), backend=backend)
+        image, alpha = image.permute(0, 3, 1, 2), alpha.permute(0, 3, 1, 2)
+        rgb = image[:, :3] if behind is None else image[:, :3] + (1 - alpha) * behind
+        yield Rendered(rgb.clamp(0, 1), alpha, image[:, 3:])
 
 
-def render(splat: Gaussians, cameras: Cameras, background: Float[Tensor, "3"] | None = None,
+def render(splat: Scene, cameras: Cameras, background: Float[Tensor, "3"] | None = None,
            backend: Backend = "auto", sh_degree: int | None = None) -> Rendered:
     """All frames of `render_frames` in memory."""
-    size = cameras.height, cameras.width
-    whole = Rendered(*(splat.means.new_empty(len(cameras), channels, *size) for channels in (3, 1, 1)))
+    whole = Rendered(*(torch.empty(0, channels, cameras.height, cameras.width) for channels in (3, 1, 1)))
     for index, frame in enumerate(render_frames(splat, cameras, background, backend, sh_degree)):
+        if not index:
+            whole = Rendered(*(value.new_empty(len(cameras), *value.shape[1:]) for value in
+                               (frame.rgb, frame.alpha, frame.depth)))
         for kept, value in ((whole.rgb, frame.rgb), (whole.alpha, frame.alpha), (whole.depth, frame.depth)):
             kept[index] = value[0]
     return whole

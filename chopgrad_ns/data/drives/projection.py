@@ -1,0 +1,83 @@
+"""Where places in the world are in a drive's pictures: with lens distortion and rolling shutter, and without."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from chopgrad_ns.data.drives.drive import Drive, Photo, RigCamera, inverse
+from chopgrad_ns.splat.cameras import Cameras
+
+ROUNDS = 6
+"""Of finding which line saw a place: each is tens of times nearer than the one before, for vehicles are slow."""
+WIDEST = 1.5
+"""Tangent of the angle to the optical axis beyond which lens distortion is extrapolated wildly, and nothing is seen."""
+
+
+def camera_at(drive: Drive, photo: Photo, times: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n 4 4"]:
+    """world_from_camera at some times around a photo's."""
+    return photo.vehicle_at(times) @ drive.cameras[photo.camera].vehicle_from_camera
+
+
+def line_times(camera: RigCamera, photo: Photo, uv: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n"]:
+    """Seconds at which places in a picture were exposed; outside it, those of the nearest line."""
+    if photo.shutter is None or camera.first_line is None:
+        return np.full(len(uv), photo.middle)
+    share = uv[:, 1] / camera.height if camera.first_line in ("top", "bottom") else uv[:, 0] / camera.width
+    share = np.clip(share if camera.first_line in ("top", "left") else 1 - share, 0, 1)
+    return photo.shutter.first + share * (photo.shutter.last - photo.shutter.first)
+
+
+def project(drive: Drive, photo: Photo, points: Float[np.ndarray, "n 3"]
+            ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    """Pixels of the distorted picture [N, 2], z depth [N] in metres, and which points are in the picture [N].
+
+    A place is where the line that saw it was when it was exposed (rolling shutter); pixels of points that are not in the
+    picture mean nothing.
+    """
+    camera, points = drive.cameras[photo.camera], np.asarray(points, np.float64)
+    times = np.full(len(points), photo.middle)
+    rolling = photo.shutter is not None and camera.first_line is not None and photo.linear_velocity is not None
+    for _ in range(ROUNDS if rolling else 1):
+        camera_from_world = inverse(camera_at(drive, photo, times if rolling else times[:1]))
+        local = np.einsum("nij,nj->ni", camera_from_world[:, :3, :3], points) + camera_from_world[:, :3, 3] \
+            if rolling else points @ camera_from_world[0, :3, :3].T + camera_from_world[0, :3, 3]
+        uv, ahead = to_pixels(camera, local)
+        times = line_times(camera, photo, uv)
+    inside = ahead & (uv >= 0).all(axis=1) & (uv[:, 0] < camera.width) & (uv[:, 1] < camera.height)
+    return uv, local[:, 2], inside
+
+
+def to_pixels(camera: RigCamera, local: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
+    """Pixels of places in the camera's frame, with distortion, and whether they are well ahead of it."""
+    ahead = local[:, 2] > 1e-6
+    plane = local[:, :2] / np.where(ahead, local[:, 2], 1)[:, None]
+    ahead &= (np.abs(plane) < WIDEST).all(axis=1)
+    x, y = np.clip(plane, -WIDEST, WIDEST).T
+    k1, k2, p1, p2, k3 = camera.distortion
+    r2 = x * x + y * y
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+    bent = np.stack([x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
+                     y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y], axis=1)
+    return bent @ camera.K[:2, :2].T + camera.K[:2, 2], ahead
+
+
+def from_pixels(camera: RigCamera, uv: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+    """Directions in the camera's frame, of length 1 along the optical axis, in which places of the picture lie."""
+    if not len(uv):
+        return np.zeros((0, 3))
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-12)
+    plane = cv2.undistortPointsIter(np.asarray(uv, np.float64)[:, None], camera.K, camera.distortion, np.eye(3), np.eye(3),
+                                    criteria)[:, 0]
+    return np.concatenate([plane, np.ones((len(plane), 1))], axis=1)
+
+
+def undistorted(drive: Drive, photos: list[Photo], width: int, height: int) -> Cameras:
+    """Pinhole cameras of photos of one camera, at another picture size, each at its middle line's time; with times."""
+    camera = drive.cameras[photos[0].camera]
+    poses = np.concatenate([camera_at(drive, photo, np.array([photo.middle])) for photo in photos])
+    K = torch.from_numpy(np.tile(camera.K, (len(photos), 1, 1))).float()
+    times = torch.tensor([photo.middle for photo in photos], dtype=torch.float32)
+    return Cameras(torch.from_numpy(inverse(poses)).float(), K, camera.width, camera.height, times).resized(width, height)

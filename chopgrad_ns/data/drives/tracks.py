@@ -1,0 +1,69 @@
+"""Where actors are between the frames in which their boxes are known."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from chopgrad_ns.data.actors import Actor
+from chopgrad_ns.splat.geometry import quaternions
+from chopgrad_ns.splat.torch_backend import rotations
+
+LONGEST = 0.35
+"""Seconds between two boxes beyond which it is not known what happened in between."""
+BEYOND = 0.12
+"""Seconds before the first and after the last of a row of boxes in which an actor is taken to go on as it did."""
+
+
+def at_times(actor: Actor, frame_times: Float[Tensor, "t"], times: Float[Tensor, "n"]
+             ) -> tuple[Float[Tensor, "n 4 4"], Bool[Tensor, "n"]]:
+    """world_from_actor at any times, and whether the actor is there then.
+
+    Between two boxes at most 0.35 s apart places and rotations are interpolated; up to 0.12 s beyond the ends of such a
+    row the motion at the end goes on, and where a row is a single box, it stands still. Poses where it is not there mean
+    nothing. Differentiable in the actor's poses.
+    """
+    known = actor.present.nonzero()[:, 0]
+    if not len(known):
+        return (torch.eye(4).to(actor.world_from_actor).repeat(len(times), 1, 1),
+                torch.zeros(len(times), dtype=torch.bool, device=times.device))
+    clock, times, last = frame_times[known].double(), times.double(), len(known) - 1
+    right = torch.searchsorted(clock, times).clamp(min(1, last), last)
+    left = (right - 1).clamp_min(0)
+    near = torch.where((times - clock[left]).abs() <= (times - clock[right]).abs(), left, right)
+    bridged = clock[right] - clock[left] <= LONGEST
+    there = ((times - clock[near]).abs() <= BEYOND) | (bridged & (times >= clock[left]) & (times <= clock[right]))
+    # In a gap, the motion on the other side of the nearer box goes on.
+    past = (times > clock[near]).long()
+    left = torch.where(bridged, left, near - past).clamp(0, last)
+    right = torch.where(bridged, right, near + 1 - past).clamp(0, last)
+    span = clock[right] - clock[left]
+    moves = (span > 0) & (span <= LONGEST)
+    left, right = torch.where(moves, left, near), torch.where(moves, right, near)
+    share = torch.where(moves & there, (times - clock[left]) / span.clamp_min(1e-9), 0.0)
+    return _between(actor.world_from_actor[known], left, right, share.to(actor.world_from_actor)), there
+
+
+def _between(poses: Float[Tensor, "k 4 4"], left: Tensor, right: Tensor, share: Float[Tensor, "n"]) -> Float[Tensor, "n 4 4"]:
+    """Straight between places; rotations by normalised quaternions, which are close to each other."""
+    quats = quaternions(poses[:, :3, :3])
+    a, b = quats[left], quats[right]
+    b = torch.where((a * b).sum(dim=1, keepdim=True) < 0, -b, b)
+    turn = rotations(torch.nn.functional.normalize(torch.lerp(a, b, share[:, None]), dim=1))
+    place = torch.lerp(poses[left, :3, 3], poses[right, :3, 3], share[:, None])
+    top = torch.cat([turn, place[:, :, None]], dim=2)
+    bottom = poses.new_tensor([0.0, 0, 0, 1]).expand(len(top), 1, 4)
+    return torch.cat([top, bottom], dim=1)
+
+
+def at_time(actor: Actor, frame_times: Float[Tensor, "t"], time: float) -> tuple[Float[Tensor, "4 4"], bool]:
+    """`at_times` for one time."""
+    poses, there = at_times(actor, frame_times, torch.tensor([time], dtype=torch.float64))
+    return poses[0], bool(there[0])
+
+
+def sampled(actor: Actor, frame_times: Float[Tensor, "t"], times: Float[Tensor, "n"]) -> Actor:
+    """The actor with poses at other times, those of photos for instance."""
+    poses, there = at_times(actor, frame_times, times)
+    return Actor(actor.name, actor.kind, actor.size, poses, there)
