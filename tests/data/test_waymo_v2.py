@@ -438,8 +438,9 @@ def test_short_pose(folder):
 
 
 @pytest.mark.parametrize("component, said", [
-    ("vehicle_pose", "two frames"), ("camera_image", "both of camera"), ("lidar", "both of lidar"), ("lidar_box", "both of track"),
-    ("lidar_pose", "both of lidar"), ("camera_calibration", "both of camera"), ("lidar_calibration", "both of lidar")])
+    ("vehicle_pose", "two frames"), ("camera_image", "both of camera"), ("camera_calibration", "both of camera"),
+    ("lidar", "both of lidar"), ("lidar_pose", "both of lidar"), ("lidar_calibration", "both of lidar"),
+    ("lidar_box", "both of track")])
 def test_rows_twice(folder, component, said):
     alter(folder, component, lambda table: pa.concat_tables([table, table.slice(1, 1)]))
     refusal(folder, said, str(folder / component / SEGMENT))
