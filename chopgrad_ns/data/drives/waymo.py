@@ -18,6 +18,10 @@ from chopgrad_ns.errors import UserError
 
 AWAY = 1.0
 """Seconds that a picture can be from its frame; frames are 0.1 s long."""
+FARTHEST = 1e8
+"""Metres from the origin of its world that anything on earth can be."""
+RANGE, MOVED = 1e4, 1e2
+"""Metres that a lidar cannot see, and that a vehicle is not moved within a frame."""
 LARGEST_PICTURE = 16384
 
 
@@ -49,8 +53,8 @@ class Frames:
 def check_pose(pose: Pose, what: str) -> Pose:
     """A pose as it is. Raises UserError where it is no rigid motion: "The pose of `what` is …"."""
     turn = pose[:3, :3]
-    good = np.isfinite(pose).all() and np.abs(turn @ turn.T - np.eye(3)).max() < 1e-3 and np.linalg.det(turn) > 0 \
-        and np.abs(pose[3] - [0, 0, 0, 1]).max() < 1e-6
+    good = (np.abs(turn) < 1.01).all() and np.abs(turn @ turn.T - np.eye(3)).max() < 1e-3 and np.linalg.det(turn) > 0 \
+        and (np.abs(pose[:3, 3]) < FARTHEST).all() and np.abs(pose[3] - [0, 0, 0, 1]).max() < 1e-6
     if not good:
         raise UserError(f"The pose of {what} is not a rigid motion; get the file again, or choose other frames and cameras.")
     return pose
@@ -162,19 +166,29 @@ def lidar_points(images: Sequence[Float32[np.ndarray, "h w 4"] | None], poses: F
     for number, image in enumerate(images, 1):
         if image is None:
             continue
-        if poses is not None and poses.shape[:2] != image.shape[:2]:
-            raise UserError(f"{where} has a range image of {image.shape[:2]} and poses for {poses.shape[:2]} pixels; get the "
-                            "recording again.")
-        hit = image[..., 0] > 0
-        if not (np.isfinite(image[..., :2]).all() and (poses is None or np.isfinite(poses[hit]).all())):
-            raise UserError(f"{where} has ranges or poses that are not finite; get the recording again, or choose other "
-                            "frames.")
+        _check_ranges(image, poses, (frames.source_from_world @ frames.world_from_vehicle[frame])[:3, 3], where)
         world_from_vehicle = frames.world_from_vehicle[frame] if poses is None else frames.world_from_source
         xyz, hit = range_image_points(image, calibration.inclinations(len(image), where), calibration.vehicle_from_lidar,
                                       world_from_vehicle, poses)
         parts.append(Points(xyz.astype(np.float32), image[hit, 1], np.full(len(xyz), number, np.uint8),
                             np.full(len(xyz), lidar, np.uint8)))
     return Points.cat(parts)
+
+
+def _check_ranges(image: Float32[np.ndarray, "h w 4"], poses: Float32[np.ndarray, "h w 6"] | None,
+                  place: Float[np.ndarray, "3"], where: str) -> None:
+    """Of a lidar in a vehicle that is at `place` in the segment's world."""
+    remedy = "get the recording again, or choose other frames"
+    if not ((np.abs(image[..., 0]) < RANGE).all() and np.isfinite(image[..., 1]).all()):
+        raise UserError(f"{where} has ranges that are not finite or beyond {RANGE:g} m, or intensities that are not finite; "
+                        f"{remedy}.")
+    if poses is None:
+        return
+    if poses.shape[:2] != image.shape[:2]:
+        raise UserError(f"{where} has a range image of {image.shape[:2]} and poses for {poses.shape[:2]} pixels; {remedy}.")
+    used = poses[image[..., 0] > 0]
+    if not (np.isfinite(used).all() and (np.abs(used[:, 3:] - place) < MOVED).all()):
+        raise UserError(f"{where} has poses of pixels that are not finite or more than {MOVED:g} m from the frame's; {remedy}.")
 
 
 def check_picture(data: bytes, camera: RigCamera, photo: Photo) -> bytes:
