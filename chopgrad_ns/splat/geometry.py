@@ -1,6 +1,7 @@
 """What rotations, scalings and translations do to quaternions and spherical harmonics."""
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -54,17 +55,27 @@ def rotate_quaternions(rotation: Float[Tensor, "3 3"], quats: Float[Tensor, "n 4
 
 
 def rotate_harmonics(rotation: Float[Tensor, "3 3"], sh: Float[Tensor, "n k 3"]) -> Float[Tensor, "n k 3"]:
-    """Coefficients of the same colours seen from rotated directions; K = (degree + 1)², degree ≤ 3, else ValueError.
+    """Coefficients of the same colours seen from rotated directions; K = (degree + 1)², degree ≤ 3, else ValueError."""
+    turn = harmonic_turns(rotation[None], round(sh.shape[1] ** 0.5) - 1)[0]
+    return torch.einsum("jk,nkc->njc", turn.to(sh), sh)
+
+
+def harmonic_turns(rotations: Float[Tensor, "a 3 3"], degree: int) -> Float[Tensor, "a k k"]:
+    """Matrices that turn harmonic coefficients along with rotations; K = (degree + 1)², degree ≤ 3, else ValueError.
 
     The new coefficients c' satisfy Y(d) c' = Y(Rᵀ d) c for every direction d. Harmonics of one degree only mix with
     each other under a rotation, so that solving for c' at enough directions is exact, up to rounding.
     """
-    degree = round(sh.shape[1] ** 0.5) - 1
     if degree > 3:
         raise ValueError(f"harmonics of degree {degree} cannot be rotated; 3 is the highest")
-    directions = _spread(64).to(rotation)
-    basis = torch.linalg.pinv(harmonics(degree, directions)) @ harmonics(degree, directions @ rotation)
-    return torch.einsum("jk,nkc->njc", basis.to(sh), sh)
+    directions = _spread(64).to(rotations)
+    turned = harmonics(degree, (directions @ rotations).flatten(0, 1)).unflatten(0, (len(rotations), -1))
+    return _unmixed(degree).to(rotations) @ turned
+
+
+@lru_cache
+def _unmixed(degree: int) -> Float[Tensor, "k n"]:
+    return torch.linalg.pinv(harmonics(degree, _spread(64)))
 
 
 def _spread(count: int) -> Float[Tensor, "n 3"]:
