@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import torch
@@ -12,8 +14,9 @@ from chopgrad_ns.splat.cameras import Cameras
 
 ROUNDS = 6
 """Of finding which line saw a place: each is tens of times nearer than the one before, for vehicles are slow."""
-WIDEST = 1.5
-"""Tangent of the angle to the optical axis beyond which lens distortion is extrapolated wildly, and nothing is seen."""
+WIDEST = 1.05
+"""Of the tangent of the angle to the optical axis at the corners, how much more is looked at: lens distortion is fitted to what
+is in the picture, and folds places farther out back into it."""
 
 
 def camera_at(drive: Drive, photo: Photo, times: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n 4 4"]:
@@ -54,8 +57,9 @@ def to_pixels(camera: RigCamera, local: Float[np.ndarray, "n 3"]) -> tuple[Float
     """Pixels of places in the camera's frame, with distortion, and whether they are well ahead of it."""
     ahead = local[:, 2] > 1e-6
     plane = local[:, :2] / np.where(ahead, local[:, 2], 1)[:, None]
-    ahead &= (np.abs(plane) < WIDEST).all(axis=1)
-    x, y = np.clip(plane, -WIDEST, WIDEST).T
+    out, limit = np.linalg.norm(plane, axis=1), widest(camera)
+    ahead &= out < limit
+    x, y = (plane * np.minimum(1, limit / np.maximum(out, 1e-9))[:, None]).T
     k1, k2, p1, p2, k3 = camera.distortion
     r2 = x * x + y * y
     radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
@@ -72,6 +76,23 @@ def from_pixels(camera: RigCamera, uv: Float[np.ndarray, "n 2"]) -> Float[np.nda
     plane = cv2.undistortPointsIter(np.asarray(uv, np.float64)[:, None], camera.K, camera.distortion, np.eye(3), np.eye(3),
                                     criteria)[:, 0]
     return np.concatenate([plane, np.ones((len(plane), 1))], axis=1)
+
+
+def widest(camera: RigCamera) -> float:
+    """Tangent of the angle to the optical axis beyond which nothing is seen: a little more than at the picture's border, and
+    not farther than where the lens distortion folds back.
+    """
+    return _widest(camera.width, camera.height, camera.K.tobytes(), camera.distortion.tobytes())
+
+
+@lru_cache(maxsize=64)
+def _widest(width: int, height: int, K: bytes, distortion: bytes) -> float:
+    camera = RigCamera("", width, height, np.frombuffer(K).reshape(3, 3), np.frombuffer(distortion), np.eye(4))
+    border = np.array([[x, y] for x in (0, width / 2, width) for y in (0, height / 2, height)])
+    k1, k2, _, _, k3 = camera.distortion
+    folds = [root.real for root in np.roots([7 * k3, 5 * k2, 3 * k1, 1]) if root.real > 0 and abs(root.imag) < 1e-9]
+    return min(WIDEST * float(np.linalg.norm(from_pixels(camera, border)[:, :2], axis=1).max()),
+               float(np.sqrt(min(folds, default=np.inf))))
 
 
 def undistorted(drive: Drive, photos: list[Photo], width: int, height: int) -> Cameras:
