@@ -66,6 +66,8 @@ def off_mesh(mesh: Mesh, points: np.ndarray) -> np.ndarray:
 def _off_triangle(corners: np.ndarray, point: np.ndarray) -> float:
     sides = np.roll(corners, -1, axis=0) - corners
     normal = np.cross(sides[0], sides[1])
+    if not normal.any():
+        return np.inf
     if all(np.cross(side, point - corner) @ normal >= 0 for side, corner in zip(sides, corners)):
         return abs((point - corners[0]) @ normal) / np.linalg.norm(normal)
     share = np.clip(np.einsum("kc,kc->k", point - corners, sides) / (sides**2).sum(axis=1), 0, 1)
