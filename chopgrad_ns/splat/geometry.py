@@ -1,6 +1,7 @@
 """What rotations, scalings and translations do to quaternions and spherical harmonics."""
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -48,23 +49,39 @@ def quaternions(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
 
 def rotate_quaternions(rotation: Float[Tensor, "3 3"], quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
     """Quaternions wxyz of `rotation` after the ones of `quats`, whose lengths are kept."""
-    w, x, y, z = quaternions(rotation[None])[0]
-    product = torch.stack([w, -x, -y, -z, x, w, -z, y, y, z, w, -x, z, -y, x, w]).reshape(4, 4)
-    return quats @ product.to(quats).T
+    return multiply(quaternions(rotation[None]).to(quats), quats)
+
+
+def multiply(first: Float[Tensor, "*n 4"], second: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Products of quaternions wxyz: the rotations of `first` after those of `second`."""
+    w, x, y, z = first.unbind(-1)
+    a, b, c, d = second.unbind(-1)
+    return torch.stack([w * a - x * b - y * c - z * d, w * b + x * a + y * d - z * c,
+                        w * c - x * d + y * a + z * b, w * d + x * c - y * b + z * a], dim=-1)
 
 
 def rotate_harmonics(rotation: Float[Tensor, "3 3"], sh: Float[Tensor, "n k 3"]) -> Float[Tensor, "n k 3"]:
-    """Coefficients of the same colours seen from rotated directions; K = (degree + 1)², degree ≤ 3, else ValueError.
+    """Coefficients of the same colours seen from rotated directions; K = (degree + 1)², degree ≤ 3, else ValueError."""
+    turn = harmonic_turns(rotation[None], round(sh.shape[1] ** 0.5) - 1)[0]
+    return torch.einsum("jk,nkc->njc", turn.to(sh), sh)
+
+
+def harmonic_turns(rotations: Float[Tensor, "a 3 3"], degree: int) -> Float[Tensor, "a k k"]:
+    """Matrices that turn harmonic coefficients along with rotations; K = (degree + 1)², degree ≤ 3, else ValueError.
 
     The new coefficients c' satisfy Y(d) c' = Y(Rᵀ d) c for every direction d. Harmonics of one degree only mix with
     each other under a rotation, so that solving for c' at enough directions is exact, up to rounding.
     """
-    degree = round(sh.shape[1] ** 0.5) - 1
     if degree > 3:
         raise ValueError(f"harmonics of degree {degree} cannot be rotated; 3 is the highest")
-    directions = _spread(64).to(rotation)
-    basis = torch.linalg.pinv(harmonics(degree, directions)) @ harmonics(degree, directions @ rotation)
-    return torch.einsum("jk,nkc->njc", basis.to(sh), sh)
+    directions = _spread(64).to(rotations)
+    turned = harmonics(degree, (directions @ rotations).flatten(0, 1)).unflatten(0, (len(rotations), -1))
+    return _unmixed(degree).to(rotations) @ turned
+
+
+@lru_cache
+def _unmixed(degree: int) -> Float[Tensor, "k n"]:
+    return torch.linalg.pinv(harmonics(degree, _spread(64)))
 
 
 def _spread(count: int) -> Float[Tensor, "n 3"]:

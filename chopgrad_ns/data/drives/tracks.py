@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chopgrad_ns.data.actors import Actor
@@ -16,19 +16,17 @@ BEYOND = 0.12
 """Seconds before the first and after the last of a row of boxes in which an actor is taken to go on as it did."""
 
 
-def at_times(actor: Actor, frame_times: Float[Tensor, "t"], times: Float[Tensor, "n"]
-             ) -> tuple[Float[Tensor, "n 4 4"], Bool[Tensor, "n"]]:
-    """world_from_actor at any times, and whether the actor is there then.
-
-    Between two boxes at most 0.35 s apart places and rotations are interpolated; up to 0.12 s beyond the ends of such a
-    row the motion at the end goes on, and where a row is a single box, it stands still. Poses where it is not there mean
-    nothing. Differentiable in the actor's poses.
+def bracket(present: Bool[Tensor, "t"], frame_times: Float[Tensor, "t"], times: Float[Tensor, "n"]
+            ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Float[Tensor, "n"], Bool[Tensor, "n"]]:
+    """Two frames for each time, how far it is from the one to the other (beyond 0…1 where motion goes on past an end), and
+    whether the actor is there at all. See `at_times`.
     """
-    known = actor.present.nonzero()[:, 0]
+    times = times.double()
+    known = present.nonzero()[:, 0]
     if not len(known):
-        return (torch.eye(4).to(actor.world_from_actor).repeat(len(times), 1, 1),
-                torch.zeros(len(times), dtype=torch.bool, device=times.device))
-    clock, times, last = frame_times[known].double(), times.double(), len(known) - 1
+        zero = torch.zeros(len(times), dtype=torch.long, device=times.device)
+        return zero, zero, zero.double(), zero.bool()
+    clock, last = frame_times[known].double(), len(known) - 1
     right = torch.searchsorted(clock, times).clamp(min(1, last), last)
     left = (right - 1).clamp_min(0)
     near = torch.where((times - clock[left]).abs() <= (times - clock[right]).abs(), left, right)
@@ -42,19 +40,33 @@ def at_times(actor: Actor, frame_times: Float[Tensor, "t"], times: Float[Tensor,
     moves = (span > 0) & (span <= LONGEST)
     left, right = torch.where(moves, left, near), torch.where(moves, right, near)
     share = torch.where(moves & there, (times - clock[left]) / span.clamp_min(1e-9), 0.0)
-    return _between(actor.world_from_actor[known], left, right, share.to(actor.world_from_actor)), there
+    return known[left], known[right], share, there
 
 
-def _between(poses: Float[Tensor, "k 4 4"], left: Tensor, right: Tensor, share: Float[Tensor, "n"]) -> Float[Tensor, "n 4 4"]:
-    """Straight between places; rotations by normalised quaternions, which are close to each other."""
-    quats = quaternions(poses[:, :3, :3])
-    a, b = quats[left], quats[right]
+def between(left: Float[Tensor, "n 4 4"], right: Float[Tensor, "n 4 4"], share: Float[Tensor, "n"]
+            ) -> Float[Tensor, "n 4 4"]:
+    """Rigid poses on the way from one to another: straight between places, by normalised quaternions between rotations,
+    which are close to each other. Differentiable in the poses.
+    """
+    a, b = quaternions(left[:, :3, :3]), quaternions(right[:, :3, :3])
     b = torch.where((a * b).sum(dim=1, keepdim=True) < 0, -b, b)
-    turn = rotations(torch.nn.functional.normalize(torch.lerp(a, b, share[:, None]), dim=1))
-    place = torch.lerp(poses[left, :3, 3], poses[right, :3, 3], share[:, None])
-    top = torch.cat([turn, place[:, :, None]], dim=2)
-    bottom = poses.new_tensor([0.0, 0, 0, 1]).expand(len(top), 1, 4)
-    return torch.cat([top, bottom], dim=1)
+    turn = rotations(torch.lerp(a, b, share[:, None]))
+    place = torch.lerp(left[:, :3, 3], right[:, :3, 3], share[:, None])
+    bottom = left.new_tensor([0.0, 0, 0, 1]).expand(len(turn), 1, 4)
+    return torch.cat([torch.cat([turn, place[:, :, None]], dim=2), bottom], dim=1)
+
+
+def at_times(actor: Actor, frame_times: Float[Tensor, "t"], times: Float[Tensor, "n"]
+             ) -> tuple[Float[Tensor, "n 4 4"], Bool[Tensor, "n"]]:
+    """world_from_actor at any times, and whether the actor is there then.
+
+    Between two boxes at most 0.35 s apart places and rotations are interpolated; up to 0.12 s beyond the ends of such a
+    row the motion at the end goes on, and where a row is a single box, it stands still. Poses where it is not there mean
+    nothing. Differentiable in the actor's poses.
+    """
+    left, right, share, there = bracket(actor.present, frame_times, times)
+    poses = actor.world_from_actor
+    return between(poses[left], poses[right], share.to(poses)), there
 
 
 def at_time(actor: Actor, frame_times: Float[Tensor, "t"], time: float) -> tuple[Float[Tensor, "4 4"], bool]:
