@@ -82,7 +82,7 @@ class Photo:
         ahead = (times - self.time)[..., None]
         poses[..., :3, 3] += ahead * self.linear_velocity
         if self.angular_velocity is not None:
-            poses[..., :3, :3] = _turns(ahead * self.angular_velocity) @ poses[..., :3, :3]
+            poses[..., :3, :3] = turns(ahead * self.angular_velocity) @ poses[..., :3, :3]
         return poses
 
 
@@ -230,7 +230,7 @@ def moved(photo: Photo, world_from_source: Pose) -> Photo:
     return replace(photo, world_from_vehicle=world_from_source @ photo.world_from_vehicle, **velocities)
 
 
-def _turns(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3 3"]:
+def turns(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3 3"]:
     """Rotations by vectors: their lengths in radians, about their directions (Rodrigues)."""
     angle = np.linalg.norm(vectors, axis=-1)[..., None, None]
     x, y, z = np.moveaxis(vectors, -1, 0)
