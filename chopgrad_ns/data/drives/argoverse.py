@@ -181,6 +181,7 @@ def _table(path: Path, numbers: tuple[str, ...], texts: tuple[str, ...] = (), st
 
     try:
         table = feather.read_table(path, columns=[*numbers, *texts, *stamps], memory_map=False)
+        table.validate(full=True)  # offsets that point out of the file are trusted else
         empty = next((name for name in table.column_names if table.column(name).null_count), None)
         if empty is not None:
             raise ValueError(f"{empty} is empty in some rows")
