@@ -14,6 +14,10 @@ from chopgrad_ns.splat.cameras import Cameras
 
 ROUNDS = 6
 """Of finding which line saw a place: each is tens of times nearer than the one before, for vehicles are slow."""
+SETTLED = 1e-4
+"""Pixels by which no place moves any more, when the search is over."""
+AROUND = 0.25
+"""Of the picture's size, how far outside it places may be that its lines are looked through for."""
 WIDEST = 1.05
 """Of the tangent of the angle to the optical axis at the corners, how much more is looked at: lens distortion is fitted to what
 is in the picture, and folds places farther out back into it."""
@@ -41,16 +45,40 @@ def project(drive: Drive, photo: Photo, points: Float[np.ndarray, "n 3"]
     picture mean nothing.
     """
     camera, points = drive.cameras[photo.camera], np.asarray(points, np.float64)
-    times = np.full(len(points), photo.middle)
-    rolling = photo.shutter is not None and camera.first_line is not None and photo.linear_velocity is not None
-    for _ in range(ROUNDS if rolling else 1):
-        camera_from_world = inverse(camera_at(drive, photo, times if rolling else times[:1]))
-        local = np.einsum("nij,nj->ni", camera_from_world[:, :3, :3], points) + camera_from_world[:, :3, 3] \
-            if rolling else points @ camera_from_world[0, :3, :3].T + camera_from_world[0, :3, 3]
-        uv, ahead = to_pixels(camera, local)
-        times = line_times(camera, photo, uv)
+    local = into_camera(camera, photo, points, np.full(len(points), photo.middle))
+    uv, ahead = to_pixels(camera, local)
+    if photo.shutter is not None and camera.first_line is not None and photo.linear_velocity is not None:
+        # A line more or less does not bring in what is far outside.
+        margin = np.array([camera.width, camera.height]) * AROUND
+        near = np.flatnonzero(ahead & (uv > -margin).all(axis=1) & (uv < [camera.width, camera.height] + margin).all(axis=1))
+        for _ in range(ROUNDS):
+            before = uv[near]
+            local[near] = into_camera(camera, photo, points[near], line_times(camera, photo, before))
+            uv[near], ahead[near] = to_pixels(camera, local[near])
+            if not len(near) or np.abs(uv[near] - before).max() < SETTLED:
+                break
     inside = ahead & (uv >= 0).all(axis=1) & (uv[:, 0] < camera.width) & (uv[:, 1] < camera.height)
     return uv, local[:, 2], inside
+
+
+def into_camera(camera: RigCamera, photo: Photo, points: Float[np.ndarray, "n 3"], times: Float[np.ndarray, "n"]
+                ) -> Float[np.ndarray, "n 3"]:
+    """World points in the camera's frame, each at a time of its own: without a matrix for each, of which there are millions."""
+    ahead, pose = (times - photo.time)[:, None], photo.world_from_vehicle
+    away = points - pose[:3, 3]
+    if photo.linear_velocity is not None:
+        away = away - ahead * photo.linear_velocity
+        if photo.angular_velocity is not None:
+            away = _turned(away, -ahead * photo.angular_velocity)
+    vehicle_from_camera = camera.vehicle_from_camera
+    return (away @ pose[:3, :3] - vehicle_from_camera[:3, 3]) @ vehicle_from_camera[:3, :3]
+
+
+def _turned(points: Float[np.ndarray, "n 3"], by: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Each turned by a vector: its length in radians, about its direction (Rodrigues)."""
+    angle = np.linalg.norm(by, axis=1, keepdims=True)
+    across = np.cross(by, points)
+    return points + np.sinc(angle / np.pi) * across + 0.5 * np.sinc(angle / 2 / np.pi) ** 2 * np.cross(by, across)
 
 
 def to_pixels(camera: RigCamera, local: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
