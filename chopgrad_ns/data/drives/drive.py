@@ -146,6 +146,10 @@ class Drive:
     def __len__(self) -> int:
         return len(self.times)
 
+    def __deepcopy__(self, memo: dict) -> Drive:
+        """Itself: nerfstudio copies all that it is handed, and neither open files nor a whole recording can be."""
+        return self
+
     def photos_of(self, camera: str) -> list[Photo]:
         """A camera's pictures in order of time."""
         return [photo for photo in self.photos if photo.camera == camera]
