@@ -3,7 +3,8 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from types import SimpleNamespace
+from typing import Literal, Protocol
 
 import torch
 from gsplat.strategy import DefaultStrategy
@@ -52,6 +53,22 @@ class FitSettings:
 Progress = Callable[[int, int, Callable[[], str]], None]
 """Told after each step: steps done, steps in all, and a function that says how it goes (loss, Gaussians)."""
 
+class Beside(Protocol):
+    """What is drawn with a splat and trained together with it: moving things, a sky."""
+
+    def at(self, camera: Cameras) -> Gaussians:
+        """Gaussians that one camera may see beside the splat's, in the world, differentiable; can be none."""
+
+    def behind(self, camera: Cameras) -> Float[Tensor, "3 h w"] | None:
+        """What the camera sees where all Gaussians leave it free, differentiable; None for a random colour."""
+
+    def penalty(self) -> Float[Tensor, ""]:
+        """What is added to the loss of each step."""
+
+    def optimizer(self, extent: float) -> torch.optim.Optimizer:
+        """For all of its parameters, in a scene whose cameras have this radius."""
+
+
 LEARNING_RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3,
                   "shN": 2.5e-3 / 20}
 
@@ -60,7 +77,7 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
         colors: Float[Tensor, "p 3"], settings: FitSettings | None = None,
         progress: Progress | None = None, depths: Float[Tensor, "t 1 h w"] | None = None,
         masks: Bool[Tensor, "t 1 h w"] | None = None, alphas: Float[Tensor, "t 1 h w"] | None = None,
-        extent: float | None = None) -> Gaussians:
+        extent: float | None = None, beside: Beside | None = None) -> Gaussians:
     """Gaussians that reproduce `images` (0…1) at `cameras`, started from coloured points (0…1).
 
     Args:
@@ -72,6 +89,7 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
             splat is laid, so that nothing is left where they are transparent. Needs `settings.random_background`.
         extent: radius of what is fitted, in world units, the measure of learning rates and of scales; by default of
             the camera positions.
+        beside: what is trained and drawn together with them; it is changed in place.
 
     Deterministic on the CPU for given inputs and seed. Raises UserError without views or finite points, ValueError
     for masks or alphas of another shape and for alphas without random backgrounds.
@@ -84,6 +102,8 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
     cameras = cameras.to(images.device)
     extent = _extent(cameras) if extent is None else extent
     params, optimizers, decay = _prepare(start.to(images.device), settings, extent)
+    if beside is not None:
+        optimizers["beside"] = beside.optimizer(extent)
     strategy = _strategy(settings)
     state = strategy.initialize_state(*([] if settings.strategy == "mcmc" else [extent]))
     draw = random.Random(settings.seed)
@@ -94,13 +114,14 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
             order = order or draw.sample(range(len(images)), len(images))
             view = order.pop()
             target = _target(view, images, cameras, depths if settings.depth_weight else None, masks, alphas)
-            loss, meta = _loss(params, target, step, extent, settings, generator)
+            loss, meta = _loss(params, target, step, extent, settings, generator, beside)
             strategy.step_pre_backward(params, optimizers, state, step, meta)
             loss.backward()
             for optimizer in optimizers.values():
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             decay.step()
+            meta = of_splat(meta, len(params["means"]))
             if isinstance(strategy, AnyDeviceMCMC):
                 # Noise is lr·Σ·η with Σ an area and lr a length: divided by an area it scales with the world.
                 strategy.step_post_backward(params, optimizers, state, step, meta, decay.get_last_lr()[0] / extent**2)
@@ -180,18 +201,23 @@ def _target(view: int, images, cameras: Cameras, depths, masks, alphas) -> _Targ
     return _Target(images[view][None], cameras[view], depth, mask, alpha)
 
 
-def _loss(params, target: _Target, step, extent, settings, generator):
+def _loss(params, target: _Target, step, extent, settings, generator, beside: Beside | None):
     """Loss of one view, with the priors that `settings` asks for, and what `rasterize` tells of it."""
     camera, depth, truth = target.camera, target.depth, target.image
     degree = min(step * 2 * (settings.sh_degree + 1) // settings.steps, settings.sh_degree)
     background = torch.rand(1, 3, generator=generator).to(truth) if settings.random_background else None
-    scales, opacities = params["scales"].exp(), params["opacities"].sigmoid()
+    splat = Gaussians(params["means"], params["scales"], params["quats"], params["opacities"],
+                      torch.cat([params["sh0"], params["shN"]], dim=1))
+    scene = splat if beside is None else Gaussians.merged([splat, beside.at(camera).with_sh_degree(settings.sh_degree)])
+    behind = None if beside is None else beside.behind(camera)
     drawn, alpha, meta = rasterize(
-        params["means"], params["quats"], scales, opacities, torch.cat([params["sh0"], params["shN"]], dim=1),
-        camera.camera_from_world, camera.K, camera.width, camera.height, sh_degree=degree, packed=False,
-        backgrounds=background, absgrad=settings.strategy == "default",
+        scene.means, scene.quats, scene.log_scales.exp(), scene.opacity_logits.sigmoid(), scene.sh, camera.camera_from_world,
+        camera.K, camera.width, camera.height, sh_degree=degree, packed=False,
+        backgrounds=background if behind is None else None, absgrad=settings.strategy == "default",
         render_mode="RGB" if depth is None else "RGB+ED")
     shown = drawn[..., :3].permute(0, 3, 1, 2)
+    if behind is not None:
+        shown = shown + (1 - alpha.permute(0, 3, 1, 2)) * behind
     if target.alpha is not None:
         truth = target.alpha * truth + (1 - target.alpha) * background[..., None, None]
     if target.mask is not None:
@@ -200,11 +226,23 @@ def _loss(params, target: _Target, step, extent, settings, generator):
         shown, truth = torch.where(target.mask, shown, stand_in), torch.where(target.mask, truth, stand_in)
     loss = _photometric(shown, truth, settings.ssim_weight)
     weights = regularisation(settings.opacity_reg, settings.scale_reg, settings.strategy == "mcmc")
-    loss = loss + gaussian_regulariser(opacities, scales, extent, *weights)
+    if any(weights):
+        loss = loss + gaussian_regulariser(splat.opacity_logits.sigmoid(), splat.log_scales.exp(), extent, *weights)
+    if beside is not None:
+        loss = loss + beside.penalty()
     if depth is not None:
         z, alpha = drawn[0, ..., 3][None], alpha[0, ..., 0][None]
         loss = loss + settings.depth_weight * depth_loss(z, alpha, depth, settings.depth_prior, extent)
     return loss, meta
+
+
+def of_splat(meta: dict, count: int) -> dict:
+    """What `rasterize` told, after the backward pass, of the first `count` Gaussians: those that the strategy looks after."""
+    means, radii = meta["means2d"], meta["radii"]
+    if radii.shape[1] == count:
+        return meta
+    gradients = {name: value[:, :count] for name in ("grad", "absgrad") if (value := getattr(means, name, None)) is not None}
+    return {**meta, "radii": radii[:, :count], "means2d": SimpleNamespace(**gradients)}
 
 
 def _photometric(shown: Float[Tensor, "1 3 h w"], truth: Float[Tensor, "1 3 h w"], ssim_weight: float) -> Tensor:

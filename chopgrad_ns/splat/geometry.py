@@ -49,9 +49,15 @@ def quaternions(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
 
 def rotate_quaternions(rotation: Float[Tensor, "3 3"], quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
     """Quaternions wxyz of `rotation` after the ones of `quats`, whose lengths are kept."""
-    w, x, y, z = quaternions(rotation[None])[0]
-    product = torch.stack([w, -x, -y, -z, x, w, -z, y, y, z, w, -x, z, -y, x, w]).reshape(4, 4)
-    return quats @ product.to(quats).T
+    return multiply(quaternions(rotation[None]).to(quats), quats)
+
+
+def multiply(first: Float[Tensor, "*n 4"], second: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Products of quaternions wxyz: the rotations of `first` after those of `second`."""
+    w, x, y, z = first.unbind(-1)
+    a, b, c, d = second.unbind(-1)
+    return torch.stack([w * a - x * b - y * c - z * d, w * b + x * a + y * d - z * c,
+                        w * c - x * d + y * a + z * b, w * d + x * c - y * b + z * a], dim=-1)
 
 
 def rotate_harmonics(rotation: Float[Tensor, "3 3"], sh: Float[Tensor, "n k 3"]) -> Float[Tensor, "n k 3"]:

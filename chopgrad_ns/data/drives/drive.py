@@ -82,7 +82,7 @@ class Photo:
         ahead = (times - self.time)[..., None]
         poses[..., :3, 3] += ahead * self.linear_velocity
         if self.angular_velocity is not None:
-            poses[..., :3, :3] = _turns(ahead * self.angular_velocity) @ poses[..., :3, :3]
+            poses[..., :3, :3] = turns(ahead * self.angular_velocity) @ poses[..., :3, :3]
         return poses
 
 
@@ -147,12 +147,33 @@ class Drive:
         return len(self.times)
 
     def __deepcopy__(self, memo: dict) -> Drive:
-        """Itself: nerfstudio copies all that it is handed, and neither open files nor a whole recording can be."""
+        """Itself: nothing changes it, and its files are open once (nerfstudio copies what it knows of a scene)."""
         return self
 
     def photos_of(self, camera: str) -> list[Photo]:
         """A camera's pictures in order of time."""
         return [photo for photo in self.photos if photo.camera == camera]
+
+    def of_frames(self, frames: Sequence[int]) -> Drive:
+        """The drive with the photos and points of some frames only, the others' out of reach; boxes and times stay."""
+        return replace(self, photos=[photo for photo in self.photos if photo.frame in set(frames)],
+                       source=_Part(self.source, frozenset(frames)), key=f"{self.key}-part")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A source of some frames."""
+
+    source: Source
+    frames: frozenset[int]
+
+    def picture(self, photo: Photo) -> bytes:
+        if photo.frame not in self.frames:
+            raise ValueError(f"frame {photo.frame} is not in this part of the drive")
+        return self.source.picture(photo)
+
+    def points(self, frame: int) -> Points:
+        return self.source.points(frame) if frame in self.frames else Points.cat([])
 
 
 @dataclass(frozen=True)
@@ -209,7 +230,7 @@ def moved(photo: Photo, world_from_source: Pose) -> Photo:
     return replace(photo, world_from_vehicle=world_from_source @ photo.world_from_vehicle, **velocities)
 
 
-def _turns(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3 3"]:
+def turns(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3 3"]:
     """Rotations by vectors: their lengths in radians, about their directions (Rodrigues)."""
     angle = np.linalg.norm(vectors, axis=-1)[..., None, None]
     x, y, z = np.moveaxis(vectors, -1, 0)

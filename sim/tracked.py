@@ -1,0 +1,108 @@
+"""Gaussians of actors, each actor's in the frame of its box, carried along corrected tracks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from chopgrad_ns.data.actors import Actor
+from chopgrad_ns.data.drives.tracks import between, bracket
+from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.geometry import harmonic_turns, multiply, quaternions
+
+PARTS = ("means", "log_scales", "quats", "opacity_logits", "sh")
+
+
+class TrackedGaussians(torch.nn.Module):
+    """All actors of a scene as parameters that can be trained together.
+
+    `means` … `sh` hold the Gaussians of all, one actor's after the other's; `shift` [A, T, 3] (along the
+    box's axes) and `turn` [A, T] (radians, about its z) correct the boxes of `actors`, zero at first. What is not
+    trained: `owner` [M], `sizes` [A, 3], `frame_times` [T] in seconds. All that is in metres, whatever world it is drawn in.
+    """
+
+    def __init__(self, actors: Sequence[Actor], splats: Sequence[Gaussians], frame_times: Float[Tensor, "t"],
+                 translation: Float[Tensor, "3"] | None = None, scale: float = 1.0):
+        """Drawn in a world whose points are scale · (x + translation). Raises ValueError without actors, or where their
+        frames are not as many as the times.
+        """
+        super().__init__()
+        if not actors or len(actors) != len(splats) or any(len(actor) != len(frame_times) for actor in actors):
+            raise ValueError(f"{len(actors)} actors, {len(splats)} splats and {len(frame_times)} times do not belong together")
+        self.actors, self.scale = list(actors), scale
+        self.register_buffer("translation", torch.zeros(3) if translation is None else translation.clone(), persistent=False)
+        merged = Gaussians.merged(list(splats))
+        for name in PARTS:
+            setattr(self, name, torch.nn.Parameter(getattr(merged, name).clone()))
+        self.shift = torch.nn.Parameter(torch.zeros(len(actors), len(frame_times), 3))
+        self.turn = torch.nn.Parameter(torch.zeros(len(actors), len(frame_times)))
+        counts = torch.tensor([len(splat) for splat in splats])
+        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(actors)), counts))
+        self.register_buffer("frame_times", frame_times.clone(), persistent=False)
+        self.register_buffer("sizes", torch.stack([actor.size for actor in actors]), persistent=False)
+        self.register_buffer("recorded", torch.stack([actor.world_from_actor for actor in actors]), persistent=False)
+        self._brackets: dict[float, tuple] = {}
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def make_room(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Take as many Gaussians as a state has that is about to be loaded."""
+        for name in PARTS:
+            setattr(self, name, torch.nn.Parameter(torch.empty_like(state[prefix + name], device=self.owner.device)))
+        self.owner = torch.empty_like(state[prefix + "owner"], device=self.owner.device)
+
+    def splat_of(self, index: int) -> Gaussians:
+        """One actor's Gaussians, in the frame of its box, detached."""
+        own = self.owner == index
+        return Gaussians(*(getattr(self, name).detach()[own] for name in PARTS))
+
+    def actor(self, index: int) -> Actor:
+        """One actor with its boxes as corrected."""
+        actor = self.actors[index]
+        poses = _corrected(self.recorded[index], self.shift[index], self.turn[index]).detach()
+        return Actor(actor.name, actor.kind, actor.size, poses, actor.present)
+
+    def poses(self, time: float) -> tuple[Float[Tensor, "a 4 4"], Bool[Tensor, "a"]]:
+        """world_from_actor of all at a time, corrected, and which are there then."""
+        left, right, share, there = self._bracket(time)
+        each = torch.arange(len(left), device=left.device)
+        ends = [_corrected(self.recorded[each, frames], self.shift[each, frames], self.turn[each, frames])
+                for frames in (left, right)]
+        return between(*ends, share.to(self.recorded)), there
+
+    def at(self, time: float, hidden: Bool[Tensor, "a"] | None = None) -> Gaussians:
+        """Those that are there at a time, in the world that is drawn; differentiable in everything."""
+        poses, there = self.poses(time)
+        shown = there if hidden is None else there & ~hidden
+        kept = shown[self.owner]
+        owner = self.owner[kept]
+        turn, place = poses[owner, :3, :3], poses[owner, :3, 3]
+        means = (turn @ self.means[kept, :, None])[..., 0] + place
+        quats = multiply(quaternions(poses[:, :3, :3])[owner], self.quats[kept])
+        sh = self.sh[kept]
+        degree = round(sh.shape[1] ** 0.5) - 1
+        if degree:
+            sh = harmonic_turns(poses[:, :3, :3].detach(), degree)[owner] @ sh
+        return Gaussians(self.scale * (means + self.translation), self.log_scales[kept] + math.log(self.scale), quats,
+                         self.opacity_logits[kept], sh)
+
+    def _bracket(self, time: float) -> tuple[Int[Tensor, "a"], Int[Tensor, "a"], Float[Tensor, "a"], Bool[Tensor, "a"]]:
+        """Frames around a time, for each actor; kept, for a training asks for the same times again and again."""
+        if time not in self._brackets:
+            at = self.frame_times.new_tensor([time])
+            found = [bracket(actor.present.to(at.device), self.frame_times, at) for actor in self.actors]
+            self._brackets[time] = tuple(torch.cat(part) for part in zip(*found))
+        return self._brackets[time]
+
+
+def _corrected(poses: Float[Tensor, "n 4 4"], shift: Float[Tensor, "n 3"], turn: Float[Tensor, "n"]) -> Float[Tensor, "n 4 4"]:
+    """Boxes moved along their own axes and turned about their own z."""
+    cos, sin, zero, one = turn.cos(), turn.sin(), torch.zeros_like(turn), torch.ones_like(turn)
+    correction = torch.stack([cos, -sin, zero, shift[:, 0], sin, cos, zero, shift[:, 1], zero, zero, one, shift[:, 2],
+                              zero, zero, zero, one], dim=1)
+    return poses @ correction.unflatten(1, (4, 4))
