@@ -1,6 +1,6 @@
 """Recorded drives as nerfstudio's dataparsers. Every `ns-*` command imports this module: readers are imported when used."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, List, Optional, Tuple, Type
@@ -105,8 +105,10 @@ class Argoverse2DataParserConfig(DriveDataParserConfig):
 class DriveDataParser(DataParser):
     """Photos, masks and lidar points of a drive, centred and scaled; x forward, y left and z up stay as they are.
 
-    `metadata` has the `drive` itself and the `photos` of the views beside the seed points. `times` of cameras are seconds,
-    when their middle lines were exposed; poses are those of that time.
+    `metadata` has beside the seed points: the `drive` itself; `training`, the drive with the photos that train only; the
+    `photos` of the views; and how nerfstudio's world and times came about: `world` [3, 4] and `scale`, places are scale ·
+    (world · x), and the `seconds` that 1 is in `times`, which are 1 in the last frame, as nerfstudio's viewer wants them.
+    Times and poses of cameras are those of the middle lines of their pictures.
     """
 
     config: DriveDataParserConfig
@@ -121,24 +123,32 @@ class DriveDataParser(DataParser):
         options = {name: getattr(config, name) for name in config.options}
         return open_drive(config.data, config.kind, selection, **options)
 
+    @cached_property
+    def training(self) -> Drive:
+        """The recording without the photos that are held out."""
+        training, _ = split_frames(self.drive, self.config.every)
+        return replace(self.drive, photos=[photo for photo in self.drive.photos if photo.frame in training])
+
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         from chopgrad_ns.data.drives.files import extract
 
         drive = self.drive
-        training, held_out = split_frames(drive, self.config.every)
+        training, _ = split_frames(drive, self.config.every)
         chosen = [index for index, photo in enumerate(drive.photos)
                   if (photo.frame in training) == (split == "train")]
         photos = [drive.photos[index] for index in chosen]
         files = extract(drive, ProgressLines("Pictures of the drive"))
         shift, scale = self._to_unit
-        metadata = {"drive": drive, "photos": photos, **self._points}
+        world, seconds = torch.cat([torch.eye(3), shift[:, None]], dim=1), float(drive.times[-1]) or 1.0
+        metadata = {"drive": drive, "training": self.training, "photos": photos, "world": world, "scale": scale,
+                    "seconds": seconds, **self._points}
         return DataparserOutputs(
             image_filenames=[files.pictures[index] for index in chosen],
             mask_filenames=[files.masks[index] for index in chosen] if self.config.mask_moving else None,
-            cameras=nerfstudio_cameras(drive, photos, shift, scale),
+            cameras=nerfstudio_cameras(drive, photos, shift, scale, seconds),
             scene_box=SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]])),
             metadata=metadata,
-            dataparser_transform=torch.cat([torch.eye(3), shift[:, None]], dim=1),
+            dataparser_transform=world,
             dataparser_scale=scale,
         )
 
@@ -156,9 +166,7 @@ class DriveDataParser(DataParser):
 
         if not self.drive.lidars:
             return {}
-        training, _ = split_frames(self.drive, self.config.every)
-        photos = [photo for photo in self.drive.photos if photo.frame in training]
-        seeds = coloured_points(self.drive, self.config.max_points, photos, ProgressLines("Colours of lidar points"))
+        seeds = coloured_points(self.training, self.config.max_points, ProgressLines("Colours of lidar points"))
         shift, scale = self._to_unit
         return {"points3D_xyz": (torch.from_numpy(seeds.xyz) + shift) * scale,
                 "points3D_rgb": (torch.from_numpy(seeds.rgb) * 255).round().to(torch.uint8)}
@@ -182,8 +190,8 @@ def places(drive: Drive, photo: Photo) -> torch.Tensor:
     return torch.from_numpy(camera_at(drive, photo, [photo.middle])[0])
 
 
-def nerfstudio_cameras(drive: Drive, photos: List[Photo], shift: torch.Tensor, scale: float) -> Cameras:
-    """Distorted cameras of photos, in nerfstudio's axes and in a world whose places are scale · (x + shift)."""
+def nerfstudio_cameras(drive: Drive, photos: List[Photo], shift: torch.Tensor, scale: float, seconds: float) -> Cameras:
+    """Distorted cameras of photos, in nerfstudio's axes, in a world of places scale · (x + shift) and times t / seconds."""
     poses = torch.stack([places(drive, photo) for photo in photos]) @ torch.diag(torch.tensor([1.0, -1, -1, 1])).double()
     poses[:, :3, 3] = (poses[:, :3, 3] + shift) * scale
     rig = [drive.cameras[photo.camera] for photo in photos]
@@ -193,7 +201,7 @@ def nerfstudio_cameras(drive: Drive, photos: List[Photo], shift: torch.Tensor, s
     return Cameras(
         camera_to_worlds=poses[:, :3].float(), fx=K[:, 0, 0], fy=K[:, 1, 1], cx=K[:, 0, 2], cy=K[:, 1, 2],
         width=sizes[:, 0], height=sizes[:, 1], distortion_params=torch.stack([k1, k2, k3, torch.zeros_like(k1), p1, p2], dim=1),
-        camera_type=CameraType.PERSPECTIVE, times=torch.tensor([photo.middle for photo in photos])[:, None])
+        camera_type=CameraType.PERSPECTIVE, times=torch.tensor([photo.middle / seconds for photo in photos])[:, None])
 
 
 DRIVE_PARSERS = {config.kind: config for config in (

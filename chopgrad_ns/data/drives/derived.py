@@ -77,14 +77,13 @@ def lidar_depth(drive: Drive, photos: Sequence[Photo], cameras: Cameras, neighbo
     return depths
 
 
-def coloured_points(drive: Drive, count: int = 60_000, photos: Sequence[Photo] | None = None,
-                    report: Callable[[int, int], None] | None = None) -> Seeds:
+def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, int], None] | None = None) -> Seeds:
     """Points of what stands still, at most `count`, evenly spread, coloured by the photos nearest in time that see them.
 
     Points in boxes of actors, parked ones included, are left out. Raises UserError where a recording has no lidar points.
+    Of photos that must not be looked at, take them out of the drive (`dataclasses.replace`).
 
     Args:
-        photos: those that may be looked at; all of the drive's unless given.
         report: called with (step, steps) as photos are looked at.
     """
     parts = [_thinned(*_static(drive, frame), FINEST[1]) for frame in range(len(drive))]
@@ -98,8 +97,7 @@ def coloured_points(drive: Drive, count: int = 60_000, photos: Sequence[Photo] |
         side *= 1.15
         xyz, frames = _thinned(xyz, frames, side)
     rgb, apart = np.full((len(xyz), 3), 0.5, np.float32), np.full(len(xyz), np.inf)
-    photos = drive.photos if photos is None else photos
-    for step, photo in enumerate(photos):
+    for step, photo in enumerate(drive.photos):
         nearer = np.abs(drive.times[frames] - photo.middle) < apart
         if nearer.any():
             hidden = moving_mask(drive, photo, *_small(drive.cameras[photo.camera]))
@@ -107,18 +105,15 @@ def coloured_points(drive: Drive, count: int = 60_000, photos: Sequence[Photo] |
             take = nearer & seen
             rgb[take], apart[take] = colours[take], np.abs(drive.times[frames[take]] - photo.middle)
         if report is not None:
-            report(step + 1, len(photos))
+            report(step + 1, len(drive.photos))
     return Seeds(xyz, _spread(xyz, rgb, np.isfinite(apart)))
 
 
-def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000, photos: Sequence[Photo] | None = None
-                 ) -> list[Seeds]:
+def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000) -> list[Seeds]:
     """For each of some actors the points in its box over all frames, at most `count`, in the box's frame, coloured.
 
-    The road under it is left out. Of several points in 5 cm one that a photo of its frame sees is taken. `photos` as for
-    `coloured_points`.
+    The road under it is left out. Of several points in 5 cm one that a photo of its frame sees is taken.
     """
-    photos = drive.photos if photos is None else photos
     gathered: dict[int, list] = {index: [] for index in actors}
     frame_times = torch.from_numpy(drive.times)
     for frame in range(len(drive)):
@@ -128,7 +123,7 @@ def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000, photos:
         xyz = drive.source.points(frame).xyz
         owner = actors_at(drive, frame, xyz, MARGIN)
         rgb, seen = np.full((len(xyz), 3), 0.5, np.float32), np.zeros(len(xyz), bool)
-        for photo in (photo for photo in photos if photo.frame == frame):
+        for photo in (photo for photo in drive.photos if photo.frame == frame):
             moved = xyz.astype(np.float64)
             for index in there:
                 pose, _ = tracks.at_time(drive.actors[index], frame_times, photo.middle)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from chopgrad_ns.data.drives.assembly import content_key, gap_notes, missing_files
 from chopgrad_ns.data.drives.drive import (
     Drive,
     Photo,
@@ -23,7 +24,8 @@ from chopgrad_ns.data.drives.drive import (
     inverse,
     moved,
 )
-from chopgrad_ns.data.drives.recorded import check_order, content_key, gap_notes, read_bytes, velocities
+from chopgrad_ns.data.drives.motion import Motion
+from chopgrad_ns.data.drives.recorded import check_order, read_bytes
 from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.errors import UserError
 
@@ -65,24 +67,22 @@ def read_kitti(path: Path, selection: Selection = Selection(), sequence: str | N
     cameras = {name: _camera(folder / name, calibration, camera0_from_vehicle, frames[0]) for name in names}
     world_from_vehicle = np.tile(np.eye(4), (len(poses), 1, 1))
     world_from_vehicle[:, :3] = poses.reshape(-1, 3, 4)
-    world_from_vehicle = _checked(world_from_vehicle, poses_file)[frames] @ camera0_from_vehicle
-    source_from_world, world_from_source = in_first_frame(world_from_vehicle)
-    linear, angular = velocities(times[frames], world_from_vehicle)
-    speeds = [[None if speed is None else speed[index] for speed in (linear, angular)] for index in range(len(frames))]
-    photos = [moved(Photo(name, index, float(times[frame] - times[0]), world_from_vehicle[index],
-                          f"{frame:06} of {folder / name}", *speeds[index]), world_from_source)
+    world_from_vehicle = _checked(world_from_vehicle, poses_file) @ camera0_from_vehicle
+    source_from_world, world_from_source = in_first_frame(world_from_vehicle[frames])
+    times = times - times[0]
+    motion = Motion(times, world_from_vehicle)
+    photos = [moved(Photo(name, index, float(times[frame]), world_from_vehicle[frame], f"{frame:06} of {folder / name}",
+                          *motion.velocities(times[frame])), world_from_source)
               for name in names for index, frame in enumerate(frames)]
     scanned = "Tr" in calibration and (folder / "velodyne").is_dir()
     scans = {index: folder / "velodyne" / f"{frame:06}.bin" for index, frame in enumerate(frames)} if scanned else {}
     source = _Files({(photo.camera, photo.frame): _picture(folder / photo.camera, frames[photo.frame]) for photo in photos},
-                    scans, world_from_source @ world_from_vehicle)
-    missing = next((file for file in [*source.pictures.values(), *scans.values()] if not file.is_file()), None)
-    if missing is not None:
-        raise UserError(f"{missing} is missing; {AGAIN}, or choose other frames or cameras.")
-    notes = gap_notes(times[frames]) + ([] if scans else ["There are no velodyne scans."])
-    key = content_key(folder.parents[1], [folder / "calib.txt", folder / "times.txt", poses_file, *source.pictures.values(),
-                                          *scans.values()], "kitti", selection, names)
-    return Drive(folder.name, times[frames] - times[0], source.world_from_vehicle, source_from_world, cameras, photos,
+                    scans, world_from_source @ world_from_vehicle[frames])
+    missing_files([*source.pictures.values(), *scans.values()], f"{AGAIN}, or choose other frames or cameras")
+    notes = gap_notes(times, frames) + ([] if scans else ["There are no velodyne scans."])
+    key = content_key([folder / "calib.txt", folder / "times.txt", poses_file, *source.pictures.values(), *scans.values()],
+                      "kitti", selection, names)
+    return Drive(folder.name, times[frames], source.world_from_vehicle, source_from_world, cameras, photos,
                  ["velodyne"] if scans else [], [], source, key, notes=notes)
 
 
