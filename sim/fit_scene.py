@@ -23,6 +23,11 @@ FEWEST, MOST = 400, 3000
 SH_DEGREE = 1
 """Of actors: a drive sees few sides of them."""
 
+RATES = {"sky": 1e-2, "actor_means": 2.5 * LEARNING_RATES["means"], "actor_log_scales": LEARNING_RATES["scales"],
+         "actor_quats": LEARNING_RATES["quats"], "actor_opacity_logits": LEARNING_RATES["opacities"],
+         "actor_sh": LEARNING_RATES["sh0"], "actor_shift": 1e-3, "actor_turn": 2e-4}
+"""Learning rates, in metres and radians where they are of places: a vehicle's radius is about 2.5 m."""
+
 
 @dataclass
 class SeededActor:
@@ -38,12 +43,13 @@ class SeededActor:
 class ActorsAndSky(torch.nn.Module):
     """What is trained beside a splat of what stands still (a `splat.fit.Beside`)."""
 
-    def __init__(self, actors: Sequence[SeededActor], frame_times: Float[Tensor, "t"], sky: Sky, metre: float = 1.0):
-        """`metre`: how long one is in world units."""
+    def __init__(self, actors: Sequence[SeededActor], frame_times: Float[Tensor, "t"], sky: Sky, **placement):
+        """`placement`: in which world all is drawn, as `TrackedGaussians` takes it."""
         super().__init__()
-        self.sky, self.metre = sky, metre
-        seeds = [seed_gaussians(one.actor.size, one.points, one.colors) for one in actors]
-        self.tracked = TrackedGaussians([one.actor for one in actors], seeds, frame_times) if actors else None
+        self.sky, self.tracked = sky, None
+        if actors:
+            seeds = [seed_gaussians(one.actor.size, one.points, one.colors) for one in actors]
+            self.tracked = TrackedGaussians([one.actor for one in actors], seeds, frame_times, **placement)
 
     def at(self, camera: Cameras) -> Gaussians:
         if self.tracked is None:
@@ -60,27 +66,24 @@ class ActorsAndSky(torch.nn.Module):
         loss = 0.1 * self.sky.roughness()
         if self.tracked is not None:
             tracked = self.tracked
-            wander = (tracked.shift / (0.1 * self.metre)).square().mean() + (tracked.turn / 0.03).square().mean()
-            outside = (tracked.means.abs() - 0.55 * tracked.sizes[tracked.owner]).clamp_min(0) / self.metre
+            wander = (tracked.shift / 0.1).square().mean() + (tracked.turn / 0.03).square().mean()
+            outside = (tracked.means.abs() - 0.55 * tracked.sizes[tracked.owner]).clamp_min(0)
             loss = loss + 1e-3 * wander + 0.1 * outside.mean()
         return loss
 
     def optimizer(self, extent: float) -> torch.optim.Adam:
-        return torch.optim.Adam(self.parameter_groups(), eps=1e-15)
+        groups = [{"params": parameters, "lr": RATES[name]} for name, parameters in self.parameter_groups().items()]
+        return torch.optim.Adam(groups, eps=1e-15)
 
-    def parameter_groups(self) -> list[dict]:
-        """Parameters with their learning rates, each group with a name."""
-        groups = [{"name": "sky", "params": [self.sky.colors], "lr": 1e-2}]
+    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        """Parameters under the names of their learning rates in `RATES`."""
+        groups = {"sky": [self.sky.colors]}
         if self.tracked is not None:
-            rates = {"means": LEARNING_RATES["means"] * 2.5 * self.metre, "log_scales": LEARNING_RATES["scales"],
-                     "quats": LEARNING_RATES["quats"], "opacity_logits": LEARNING_RATES["opacities"],
-                     "sh": LEARNING_RATES["sh0"], "shift": 1e-3 * self.metre, "turn": 2e-4}
-            groups += [{"name": f"actor_{name}", "params": [getattr(self.tracked, name)], "lr": rate}
-                       for name, rate in rates.items()]
+            groups |= {name: [getattr(self.tracked, name.removeprefix("actor_"))] for name in RATES if name != "sky"}
         return groups
 
     def graph(self, background: Gaussians) -> SceneGraph:
-        """The scene as it is now, with a background."""
+        """The scene as it is now, in the drive's world (metres), with a background that is in it too."""
         nodes, times = {}, torch.zeros(0, dtype=torch.float64)
         if self.tracked is not None:
             times = self.tracked.frame_times

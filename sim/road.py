@@ -65,13 +65,21 @@ class Track:
 
     def along(self, frames: int) -> Float[np.ndarray, "t"]:
         """Metres along the middle line in each frame."""
-        return self.start + self.speed * np.arange(frames) / FRAME_RATE
+        return self.along_at(np.arange(frames) / FRAME_RATE)
+
+    def along_at(self, times: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        """Metres along the middle line at any seconds."""
+        return self.start + self.speed * times
 
     def poses(self, road: Road, frames: int, height: float) -> Float[np.ndarray, "t 4 4"]:
         """World from vehicle in each frame, its centre at `height` metres."""
-        x, y, heading = road.place(self.along(frames), self.aside).T
+        return self.poses_at(road, np.arange(frames) / FRAME_RATE, height)
+
+    def poses_at(self, road: Road, times: Float[np.ndarray, "n"], height: float) -> Float[np.ndarray, "n 4 4"]:
+        """World from vehicle at any seconds, its centre at `height` metres."""
+        x, y, heading = road.place(self.along_at(times), self.aside).T
         yaw = heading + np.pi * self.turned
-        poses = np.tile(np.eye(4), (frames, 1, 1))
+        poses = np.tile(np.eye(4), (len(times), 1, 1))
         poses[:, 0, 0], poses[:, 0, 1] = np.cos(yaw), -np.sin(yaw)
         poses[:, 1, 0], poses[:, 1, 1] = np.sin(yaw), np.cos(yaw)
         poses[:, 0, 3], poses[:, 1, 3], poses[:, 2, 3] = x, y, height

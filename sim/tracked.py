@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,24 +20,28 @@ PARTS = ("means", "log_scales", "quats", "opacity_logits", "sh")
 class TrackedGaussians(torch.nn.Module):
     """All actors of a scene as parameters that can be trained together.
 
-    `means` … `sh` hold the Gaussians of all, one actor's after the other's; `shift` [A, T, 3] (world units, along the
+    `means` … `sh` hold the Gaussians of all, one actor's after the other's; `shift` [A, T, 3] (along the
     box's axes) and `turn` [A, T] (radians, about its z) correct the boxes of `actors`, zero at first. What is not
-    trained: `owner` [M], `sizes` [A, 3], `frame_times` [T] in seconds.
+    trained: `owner` [M], `sizes` [A, 3], `frame_times` [T] in seconds. All that is in metres, whatever world it is drawn in.
     """
 
-    def __init__(self, actors: Sequence[Actor], splats: Sequence[Gaussians], frame_times: Float[Tensor, "t"]):
-        """Raises ValueError without actors, or where their frames are not as many as the times."""
+    def __init__(self, actors: Sequence[Actor], splats: Sequence[Gaussians], frame_times: Float[Tensor, "t"],
+                 translation: Float[Tensor, "3"] | None = None, scale: float = 1.0):
+        """Drawn in a world whose points are scale · (x + translation). Raises ValueError without actors, or where their
+        frames are not as many as the times.
+        """
         super().__init__()
         if not actors or len(actors) != len(splats) or any(len(actor) != len(frame_times) for actor in actors):
             raise ValueError(f"{len(actors)} actors, {len(splats)} splats and {len(frame_times)} times do not belong together")
-        self.actors = list(actors)
+        self.actors, self.scale = list(actors), scale
+        self.register_buffer("translation", torch.zeros(3) if translation is None else translation.clone(), persistent=False)
         merged = Gaussians.merged(list(splats))
         for name in PARTS:
             setattr(self, name, torch.nn.Parameter(getattr(merged, name).clone()))
         self.shift = torch.nn.Parameter(torch.zeros(len(actors), len(frame_times), 3))
         self.turn = torch.nn.Parameter(torch.zeros(len(actors), len(frame_times)))
         counts = torch.tensor([len(splat) for splat in splats])
-        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(actors)), counts), persistent=False)
+        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(actors)), counts))
         self.register_buffer("frame_times", frame_times.clone(), persistent=False)
         self.register_buffer("sizes", torch.stack([actor.size for actor in actors]), persistent=False)
         self.register_buffer("recorded", torch.stack([actor.world_from_actor for actor in actors]), persistent=False)
@@ -44,6 +49,12 @@ class TrackedGaussians(torch.nn.Module):
 
     def __len__(self) -> int:
         return len(self.means)
+
+    def make_room(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Take as many Gaussians as a state has that is about to be loaded."""
+        for name in PARTS:
+            setattr(self, name, torch.nn.Parameter(torch.empty_like(state[prefix + name], device=self.owner.device)))
+        self.owner = torch.empty_like(state[prefix + "owner"], device=self.owner.device)
 
     def splat_of(self, index: int) -> Gaussians:
         """One actor's Gaussians, in the frame of its box, detached."""
@@ -65,7 +76,7 @@ class TrackedGaussians(torch.nn.Module):
         return between(*ends, share.to(self.recorded)), there
 
     def at(self, time: float, hidden: Bool[Tensor, "a"] | None = None) -> Gaussians:
-        """Those that are there at a time, in the world; differentiable in everything."""
+        """Those that are there at a time, in the world that is drawn; differentiable in everything."""
         poses, there = self.poses(time)
         shown = there if hidden is None else there & ~hidden
         kept = shown[self.owner]
@@ -77,7 +88,8 @@ class TrackedGaussians(torch.nn.Module):
         degree = round(sh.shape[1] ** 0.5) - 1
         if degree:
             sh = harmonic_turns(poses[:, :3, :3].detach(), degree)[owner] @ sh
-        return Gaussians(means, self.log_scales[kept], quats, self.opacity_logits[kept], sh)
+        return Gaussians(self.scale * (means + self.translation), self.log_scales[kept] + math.log(self.scale), quats,
+                         self.opacity_logits[kept], sh)
 
     def _bracket(self, time: float) -> tuple[Int[Tensor, "a"], Int[Tensor, "a"], Float[Tensor, "a"], Bool[Tensor, "a"]]:
         """Frames around a time, for each actor; kept, for a training asks for the same times again and again."""

@@ -96,12 +96,16 @@ class Drive:
         return int((self.road.last - 15) / self.speed * FRAME_RATE)
 
     def at(self, frames: int) -> tuple[Eyes, Eyes]:
-        time = np.arange(frames) / FRAME_RATE
-        along = self.speed * time
-        drift = 0.12 * np.sin(1.1 * time + self.phase)
-        x, y, heading = self.road.place(along, self.aside + drift).T
-        yaw = heading + 0.02 * np.sin(1.7 * time + self.phase) + 0.15 * self.road.bend * self.speed
-        pitch = self.pitch + 0.006 * np.sin(5 * time + 2 * self.phase)
-        height = self.height + 0.015 * np.sin(7 * time + self.phase)
-        return (np.stack([x, y, height], axis=1),
+        place, yaw, nod = self.course(np.arange(frames) / FRAME_RATE)
+        pitch = self.pitch + nod
+        x, y, rise = place.T
+        return (np.stack([x, y, self.height + rise], axis=1),
                 np.stack([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)], axis=1))
+
+    def course(self, time: Float[np.ndarray, "n"]) -> tuple[Float[np.ndarray, "n 3"], ...]:
+        """The vehicle's place on the ground [N, 3], its yaw [N] and how far it nods up [N], radians, at any seconds."""
+        drift = 0.12 * np.sin(1.1 * time + self.phase)
+        x, y, heading = self.road.place(self.speed * time, self.aside + drift).T
+        yaw = heading + 0.02 * np.sin(1.7 * time + self.phase) + 0.15 * self.road.bend * self.speed
+        rise = 0.015 * np.sin(7 * time + self.phase)
+        return np.stack([x, y, rise], axis=1), yaw, 0.006 * np.sin(5 * time + 2 * self.phase)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.open3d_import import import_open3d
@@ -17,7 +18,7 @@ from chopgrad_ns.sim.courtyard import build_courtyard
 from chopgrad_ns.sim.indoors import build_objects, build_room
 from chopgrad_ns.sim.light import Exposure, Lighting, draw_exposure
 from chopgrad_ns.sim.palette import Palette, make_palette
-from chopgrad_ns.sim.road import Road
+from chopgrad_ns.sim.road import FRAME_RATE, Road
 from chopgrad_ns.sim.shapes import Builder, Mesh, casting_scene, unit
 from chopgrad_ns.sim.street import build_street
 from chopgrad_ns.sim.textures import Atlas
@@ -60,10 +61,16 @@ class World:
         return [self._actor(vehicle, frames) for vehicle in self.vehicles]
 
     def _actor(self, vehicle: Vehicle, frames: int) -> Actor:
-        along = vehicle.track.along(frames)
-        return Actor(vehicle.name, vehicle.kind, torch.from_numpy(vehicle.size).float(),
-                     torch.from_numpy(vehicle.track.poses(self.road, frames, vehicle.size[2] / 2)).float(),
-                     torch.from_numpy((along > self.road.first) & (along < self.road.last)))
+        poses, present = self.poses_at(vehicle, np.arange(frames) / FRAME_RATE)
+        return Actor(vehicle.name, vehicle.kind, torch.from_numpy(vehicle.size).float(), torch.from_numpy(poses).float(),
+                     torch.from_numpy(present))
+
+    def poses_at(self, vehicle: Vehicle, times: Float[np.ndarray, "n"]
+                 ) -> tuple[Float[np.ndarray, "n 4 4"], Bool[np.ndarray, "n"]]:
+        """world_from_actor of a vehicle at any seconds, and whether it is on the street then."""
+        along = vehicle.track.along_at(times)
+        return (vehicle.track.poses_at(self.road, times, vehicle.size[2] / 2),
+                (along > self.road.first) & (along < self.road.last))
 
 
 def make_world(kind: Kind, seed: int, exposure_change: float | None = None) -> World:

@@ -133,7 +133,11 @@ def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int 
 
 def fold_pairs(views: Views, number: int, settings: FitSettings, references: int = 2,
                progress: NamedProgress | None = None) -> Iterator[Pair]:
-    """k-fold pairs of the training views: for each fold, a splat fitted without it, seen from all cameras."""
+    """k-fold pairs of the training views: for each fold, a splat fitted without it, seen from all cameras; a pair for each
+    camera of a rig.
+    """
     for plan in fold_plans(len(views), number, settings):
         report = None if progress is None else (lambda *tick, name=plan.name: progress(name, *tick))
-        yield splat_pair(views, plan, fit_plan(views, plan, report), references)
+        splat = fit_plan(views, plan, report)
+        for part in [plan] if views.rig is None else by_camera(plan, views.rig.names):
+            yield splat_pair(views, part, splat, references)

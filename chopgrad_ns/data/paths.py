@@ -64,6 +64,13 @@ def beside(cameras: Cameras, frames: int, offset: float, look_ahead: float | Non
     return _from_world(world, path.K, path)
 
 
+def shifted(cameras: Cameras, left: Float[Tensor, "n 3"], offset: float) -> Cameras:
+    """Cameras moved by `offset` world units along `left` [T, 3], looking the same way: a drive in another lane."""
+    world = cameras.world_from_camera.clone()
+    world[:, :3, 3] += offset * left.to(world)
+    return _from_world(world, cameras.K, cameras)
+
+
 def focus_distance(cameras: Cameras) -> float:
     """Mean distance from the cameras to the point nearest to all optical axes.
 

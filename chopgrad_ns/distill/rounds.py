@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip
-from chopgrad_ns.data.paths import beside, through
+from chopgrad_ns.data.paths import beside, shifted, through
 from chopgrad_ns.data.render_clip import render_clip
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.distill.store import PseudoObservations
 from chopgrad_ns.splat.cameras import Cameras
-from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.render import Scene
 
 REFERENCE_TRUST = 0.5
 """Share of the trust that a pixel earns by being seen in a training photo; the rest comes from the splat's opacity."""
@@ -28,6 +28,27 @@ class RoundSettings:
     """how far the last round moves sideways, in spacings between neighbouring training cameras"""
     references: int = 2
     """training photos warped into each frame"""
+    lane_shifts: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0)
+    """metres beside the recorded lane, of the trajectories of a drive"""
+
+
+def lane_cameras(views: Views, round_index: int, rounds: int, settings: RoundSettings) -> list[Cameras]:
+    """Trajectories of one round through a drive: each of the rig's cameras in each of the lanes of the round.
+
+    The first of `rounds` goes as far as half of `lane_shifts`, for two rounds, and the last as far as all; odd rounds move to
+    the left, even ones to the right. `frames` of a round are shared out, but a trajectory has 8 at least.
+    """
+    count = -(-len(settings.lane_shifts) * round_index // rounds)
+    side = views.rig.metre * (1 if round_index % 2 else -1)
+    names = views.rig.cameras()
+    frames = max(settings.frames // len(names), 8)
+    paths = []
+    for name in names:
+        own = views.rig.of_camera(name)
+        path = through(views.cameras[own], frames)
+        left = views.rig.left[own][torch.linspace(0, len(own) - 1, frames).round().long()]
+        paths += [shifted(path, left, side * shift) for shift in settings.lane_shifts[:count]]
+    return paths
 
 
 def novel_cameras(cameras: Cameras, round_index: int, rounds: int, settings: RoundSettings) -> list[Cameras]:
@@ -48,7 +69,7 @@ def trust(clip: Clip) -> Float[Tensor, "t 1 h w"]:
     return clip.alpha.clamp(0, 1) * (1 - REFERENCE_TRUST + REFERENCE_TRUST * seen)
 
 
-def make_round(splat: Gaussians, refiner, views: Views, round_index: int, rounds: int,
+def make_round(splat: Scene, refiner, views: Views, round_index: int, rounds: int,
                settings: RoundSettings) -> PseudoObservations:
     """Render, refine and weigh the trajectories of one round.
 
@@ -59,7 +80,9 @@ def make_round(splat: Gaussians, refiner, views: Views, round_index: int, rounds
         round_index: 1…rounds.
     """
     frames, weights, cameras = [], [], []
-    for path in novel_cameras(views.cameras, round_index, rounds, settings):
+    paths = (novel_cameras(views.cameras, round_index, rounds, settings) if views.rig is None
+             else lane_cameras(views, round_index, rounds, settings))
+    for path in paths:
         clip = render_clip(splat, path, views, count=settings.references)
         frames.append(refiner(clip))
         weights.append(trust(clip))

@@ -121,7 +121,7 @@ def fit(images: Float[Tensor, "t 3 h w"], cameras: Cameras, points: Float[Tensor
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             decay.step()
-            meta = _of_splat(meta, len(params["means"]))
+            meta = of_splat(meta, len(params["means"]))
             if isinstance(strategy, AnyDeviceMCMC):
                 # Noise is lr·Σ·η with Σ an area and lr a length: divided by an area it scales with the world.
                 strategy.step_post_backward(params, optimizers, state, step, meta, decay.get_last_lr()[0] / extent**2)
@@ -236,7 +236,7 @@ def _loss(params, target: _Target, step, extent, settings, generator, beside: Be
     return loss, meta
 
 
-def _of_splat(meta: dict, count: int) -> dict:
+def of_splat(meta: dict, count: int) -> dict:
     """What `rasterize` told, after the backward pass, of the first `count` Gaussians: those that the strategy looks after."""
     means, radii = meta["means2d"], meta["radii"]
     if radii.shape[1] == count:
