@@ -12,12 +12,14 @@ from jaxtyping import Bool, Float
 from chopgrad_ns.data.drives.drive import Drive, Photo, RigCamera, inverse
 from chopgrad_ns.splat.cameras import Cameras
 
-ROUNDS = 6
-"""Of finding which line saw a place: each is tens of times nearer than the one before, for vehicles are slow."""
-SETTLED = 1e-4
-"""Pixels by which no place moves any more, when the search is over."""
-AROUND = 0.25
-"""Of the picture's size, how far outside it places may be that its lines are looked through for."""
+ROUNDS = 10
+"""Of finding which line saw a place, by secants, at most: places move almost evenly through the picture while it is exposed."""
+ENOUGH = 1e-7
+"""Seconds: a line takes 20 µs and more."""
+SLOWEST = -0.2
+"""How fast, in seconds of exposure a second, a place's line comes at least: some move along with the lines almost as fast."""
+AROUND = 0.5
+"""Of the picture's size, how far outside it places may be, when its middle line is exposed, whose lines are looked for."""
 WIDEST = 1.05
 """Of the tangent of the angle to the optical axis at the corners, how much more is looked at: lens distortion is fitted to what
 is in the picture, and folds places farther out back into it."""
@@ -48,15 +50,9 @@ def project(drive: Drive, photo: Photo, points: Float[np.ndarray, "n 3"]
     local = into_camera(camera, photo, points, np.full(len(points), photo.middle))
     uv, ahead = to_pixels(camera, local)
     if photo.shutter is not None and camera.first_line is not None and photo.linear_velocity is not None:
-        # A line more or less does not bring in what is far outside.
-        margin = np.array([camera.width, camera.height]) * AROUND
-        near = np.flatnonzero(ahead & (uv > -margin).all(axis=1) & (uv < [camera.width, camera.height] + margin).all(axis=1))
-        for _ in range(ROUNDS):
-            before = uv[near]
-            local[near] = into_camera(camera, photo, points[near], line_times(camera, photo, before))
-            uv[near], ahead[near] = to_pixels(camera, local[near])
-            if not len(near) or np.abs(uv[near] - before).max() < SETTLED:
-                break
+        size = np.array([camera.width, camera.height])
+        near = np.flatnonzero(ahead & (uv > -AROUND * size).all(axis=1) & (uv < (1 + AROUND) * size).all(axis=1))
+        local[near], uv[near], ahead[near] = _line_by_line(camera, photo, points[near])
     inside = ahead & (uv >= 0).all(axis=1) & (uv[:, 0] < camera.width) & (uv[:, 1] < camera.height)
     return uv, local[:, 2], inside
 
@@ -79,6 +75,23 @@ def _turned(points: Float[np.ndarray, "n 3"], by: Float[np.ndarray, "n 3"]) -> F
     angle = np.linalg.norm(by, axis=1, keepdims=True)
     across = np.cross(by, points)
     return points + np.sinc(angle / np.pi) * across + 0.5 * np.sinc(angle / 2 / np.pi) ** 2 * np.cross(by, across)
+
+
+def _line_by_line(camera: RigCamera, photo: Photo, points: Float[np.ndarray, "n 3"]
+                  ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
+    """Places in the camera's frame when the line that saw them was exposed, and `to_pixels` of them."""
+    count = len(points)
+    local, uv, ahead = np.zeros((count, 3)), np.zeros((count, 2)), np.zeros(count, bool)
+    open_, times, step, late = np.arange(count), np.full(count, photo.middle), None, None
+    for _ in range(ROUNDS):
+        local[open_] = into_camera(camera, photo, points[open_], times)
+        uv[open_], ahead[open_] = to_pixels(camera, local[open_])
+        off = line_times(camera, photo, uv[open_]) - times
+        slope = np.full(len(off), -1.0) if late is None else np.minimum((off - late) / step, SLOWEST)
+        unsure = np.abs(off) >= ENOUGH
+        open_, late, step = open_[unsure], off[unsure], (-off / slope)[unsure]
+        times = times[unsure] + step
+    return local, uv, ahead
 
 
 def to_pixels(camera: RigCamera, local: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
