@@ -158,6 +158,7 @@ def _camera(kit: NuScenes, name: str, record: dict) -> RigCamera:
     K = np.asarray(kit.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"], np.float64)
     if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
         raise UserError(f"The camera {name} of {kit.version} has no camera_intrinsic; fetch its calibrated_sensor.json again.")
+    K = K + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]  # the kit draws on pixels whose centres are whole numbers
     return RigCamera(name, int(record["width"]), int(record["height"]), K, np.zeros(5), _sensor(kit, record))
 
 
