@@ -226,6 +226,6 @@ def _whole_tables(where: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The tables in {where} do not belong together or lack something ({type(error).__name__}: {error}); "
                         "fetch nuScenes' metadata again.") from error
