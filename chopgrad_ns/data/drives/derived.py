@@ -81,6 +81,7 @@ def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, in
     """Points of what stands still, at most `count`, evenly spread, coloured by the photos nearest in time that see them.
 
     Points in boxes of actors, parked ones included, are left out. Raises UserError where a recording has no lidar points.
+    Of photos that must not be looked at, take them out of the drive (`dataclasses.replace`).
 
     Args:
         report: called with (step, steps) as photos are looked at.
@@ -111,7 +112,7 @@ def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, in
 def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000) -> list[Seeds]:
     """For each of some actors the points in its box over all frames, at most `count`, in the box's frame, coloured.
 
-    The road under it is left out, and so are points that no photo of their frame sees where others are seen.
+    The road under it is left out. Of several points in 5 cm one that a photo of its frame sees is taken.
     """
     gathered: dict[int, list] = {index: [] for index in actors}
     frame_times = torch.from_numpy(drive.times)
@@ -120,10 +121,10 @@ def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000) -> list
         if not there:
             continue
         xyz = drive.source.points(frame).xyz
-        owner, photos = actors_at(drive, frame, xyz, MARGIN), [photo for photo in drive.photos if photo.frame == frame]
+        owner = actors_at(drive, frame, xyz, MARGIN)
         xyz, owner = xyz[owner >= 0], owner[owner >= 0]
         rgb, seen = np.full((len(xyz), 3), 0.5, np.float32), np.zeros(len(xyz), bool)
-        for photo in photos:
+        for photo in (photo for photo in drive.photos if photo.frame == frame):
             moved = xyz.astype(np.float64)
             for index in there:
                 pose, _ = tracks.at_time(drive.actors[index], frame_times, photo.middle)

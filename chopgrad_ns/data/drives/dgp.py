@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from chopgrad_ns.data.actors import Actor
+from chopgrad_ns.data.drives.assembly import Boxes, content_key, gap_notes
 from chopgrad_ns.data.drives.dgp_files import (
     AGAIN,
     Datum,
@@ -37,14 +37,8 @@ from chopgrad_ns.data.drives.drive import (
     inverse,
     moved,
 )
-from chopgrad_ns.data.drives.recorded import (
-    check_order,
-    content_key,
-    gap_notes,
-    read_bytes,
-    single_box_notes,
-    velocities,
-)
+from chopgrad_ns.data.drives.motion import Motion
+from chopgrad_ns.data.drives.recorded import check_order, read_bytes
 from chopgrad_ns.errors import UserError
 
 AHEAD = 0.2
@@ -77,16 +71,15 @@ def read_dgp(path: Path, selection: Selection = Selection(), scene: str | None =
     source_from_world, world_from_source = in_first_frame(poses)
     photos, notes = _photos(samples, names, extrinsics, start)
     lidars = sorted({name for sample in samples for name in sample.clouds})
-    actors = _actors(file, samples, lidars, world_from_source)
+    actors, odd = _actors(file, samples, lidars, world_from_source)
     times = np.array([sample.time - start for sample in samples])
-    notes += [] if actors else ["There are no 3D boxes of a lidar: what moves is not known."]
-    notes += gap_notes(times) + single_box_notes(actors, len(samples))
+    notes += gap_notes(np.array([sample.time - start for sample in listed]), frames) + odd
     pictures = {(photo.camera, photo.frame): samples[photo.frame].images[photo.camera] for photo in photos}
     clouds = [cloud for sample in samples for cloud in sample.clouds.values()]
     files = [file, file.parent / "calibration" / f"{samples[0].calibration}.json",
              *(file_of(file, datum) for datum in [*pictures.values(), *clouds]),
              *(inside(file.parent, cloud.boxes, cloud.where) for cloud in clouds if cloud.boxes is not None)]
-    key = content_key(file.parent, files, "dgp", selection, names)
+    key = content_key(files, "dgp", selection, names)
     return Drive(file.parent.name, times, world_from_source @ poses, source_from_world, cameras,
                  [moved(photo, world_from_source) for photo in photos], lidars, actors,
                  _Files(file, pictures, samples, lidars, world_from_source), key, notes=notes)
@@ -171,7 +164,7 @@ def _vehicle(datum: Datum, extrinsics: dict[str, Pose]) -> Pose:
 
 def _photos(samples: list[Sample], names: list[str], extrinsics: dict[str, Pose], start: float
             ) -> tuple[list[Photo], list[str]]:
-    """In the recording's world, with velocities from the camera's pictures before and after."""
+    """In the recording's world, with velocities from the camera's own poses; and notes."""
     photos, notes = [], []
     for name in names:
         frames = [frame for frame, sample in enumerate(samples) if name in sample.images]
@@ -180,37 +173,24 @@ def _photos(samples: list[Sample], names: list[str], extrinsics: dict[str, Pose]
         data = [samples[frame].images[name] for frame in frames]
         times = np.array([datum.time - start for datum in data])
         check_order(times, f"{name} of {samples[0].name}")
-        poses = np.stack([_vehicle(datum, extrinsics) for datum in data])
-        linear, angular = velocities(times, poses)
-        photos += [Photo(name, frame, float(times[i]), poses[i], data[i].where,
-                         *(None if speed is None else speed[i] for speed in (linear, angular)))
-                   for i, frame in enumerate(frames)]
+        motion = Motion(times, np.stack([_vehicle(datum, extrinsics) for datum in data]))
+        photos += [Photo(name, frame, float(time), pose, datum.where, *motion.velocities(time))
+                   for frame, time, pose, datum in zip(frames, times, motion.poses, data)]
     return photos, notes
 
 
-def _actors(file: Path, samples: list[Sample], lidars: list[str], world_from_source: Pose) -> list[Actor]:
-    """From the boxes of the first lidar that has any: sizes are medians, for they are measured in each frame anew."""
+def _actors(file: Path, samples: list[Sample], lidars: list[str], world_from_source: Pose) -> tuple[list[Actor], list[str]]:
+    """From the boxes of the first lidar that has any, and notes."""
     lidar = next((name for name in lidars for sample in samples
                   if name in sample.clouds and sample.clouds[name].boxes is not None), None)
     if lidar is None:
-        return []
-    kinds = read_kinds(file)
-    tracks: dict[str, dict[int, tuple]] = {}
+        return [], ["There are no 3D boxes of a lidar: what moves is not known."]
+    kinds, boxes = read_kinds(file), Boxes(len(samples))
     for frame, sample in enumerate(samples):
         cloud = sample.clouds.get(lidar)
         if cloud is None or cloud.boxes is None:
             continue
-        boxes, pose = inside(file.parent, cloud.boxes, cloud.where), world_from_source @ cloud.world_from_sensor
-        for track, kind, size, box in read_boxes(boxes, kinds):
-            if frame in tracks.setdefault(track, {}):
-                raise UserError(f"{boxes} has two boxes of the instance {track}; {AGAIN}.")
-            tracks[track][frame] = kind, size, pose @ box
-    return [_actor(name, track, len(samples)) for name, track in sorted(tracks.items())]
-
-
-def _actor(name: str, track: dict[int, tuple], count: int) -> Actor:
-    poses, present = torch.eye(4).repeat(count, 1, 1), torch.zeros(count, dtype=torch.bool)
-    for frame, (_, _, pose) in track.items():
-        poses[frame], present[frame] = torch.from_numpy(pose).float(), True
-    kind, size = next(iter(track.values()))[0], np.median([size for _, size, _ in track.values()], axis=0)
-    return Actor(name, kind, torch.from_numpy(size).float(), poses, present)
+        listed, world_from_lidar = inside(file.parent, cloud.boxes, cloud.where), world_from_source @ cloud.world_from_sensor
+        for track, kind, size, lidar_from_box in read_boxes(listed, kinds):
+            boxes.add(track, kind, frame, world_from_lidar @ lidar_from_box, size)
+    return boxes.actors()

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from chopgrad_ns.data.drives.drive import Pose
+from chopgrad_ns.data.drives.motion import pose_of
 from chopgrad_ns.data.drives.recorded import LARGEST, read_bytes, read_json
 from chopgrad_ns.errors import UserError
 
@@ -125,18 +126,8 @@ def _seconds(stamp: str) -> float:
 
 
 def _pose(item: dict, where: str) -> Pose:
-    place = np.array([item["translation"].get(axis, 0.0) for axis in "xyz"], np.float64)
-    quat = np.array([item["rotation"].get(axis, 0.0) for axis in ("qw", "qx", "qy", "qz")], np.float64)
-    length = np.linalg.norm(quat)
-    if not np.isfinite(place).all() or not abs(length - 1) < 1e-3:
-        raise UserError(f"The pose of {where} is not a rigid motion; {AGAIN}.")
-    w, x, y, z = quat / length
-    pose = np.eye(4)
-    pose[:3, :3] = [[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                    [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-                    [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]]
-    pose[:3, 3] = place
-    return pose
+    quaternion = [item["rotation"].get(axis, 0.0) for axis in ("qw", "qx", "qy", "qz")]
+    return pose_of(quaternion, [item["translation"].get(axis, 0.0) for axis in "xyz"], where)
 
 
 def read_calibration(folder: Path, key: str) -> tuple[dict[str, Pose], dict[str, dict]]:
@@ -161,8 +152,6 @@ def read_boxes(file: Path, kinds: dict[int, str]) -> list[tuple[str, str, np.nda
         for index, item in enumerate(content["annotations"]):
             where, box = f"box {index} of {file}", item["box"]
             size = np.array([box[side] for side in ("length", "width", "height")], np.float64)
-            if not (np.isfinite(size).all() and (size > 0).all()):
-                raise UserError(f"The {where} has the size {size.tolist()}; {AGAIN}.")
             boxes.append((str(item["instance_id"]), kinds.get(item.get("class_id", 0), "other"), size,
                           _pose(box["pose"], where)))
     except UserError:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from chopgrad_ns.data.drives.assembly import content_key, gap_notes, missing_files
 from chopgrad_ns.data.drives.drive import (
     Drive,
     Photo,
@@ -23,7 +24,8 @@ from chopgrad_ns.data.drives.drive import (
     inverse,
     moved,
 )
-from chopgrad_ns.data.drives.recorded import check_order, content_key, gap_notes, read_bytes, velocities
+from chopgrad_ns.data.drives.motion import Motion
+from chopgrad_ns.data.drives.recorded import check_order, read_bytes
 from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.errors import UserError
 
@@ -65,24 +67,22 @@ def read_kitti(path: Path, selection: Selection = Selection(), sequence: str | N
     cameras = {name: _camera(folder / name, calibration, camera0_from_vehicle, frames[0]) for name in names}
     world_from_vehicle = np.tile(np.eye(4), (len(poses), 1, 1))
     world_from_vehicle[:, :3] = poses.reshape(-1, 3, 4)
-    world_from_vehicle = _checked(world_from_vehicle, poses_file)[frames] @ camera0_from_vehicle
-    source_from_world, world_from_source = in_first_frame(world_from_vehicle)
-    linear, angular = velocities(times[frames], world_from_vehicle)
-    photos = [moved(Photo(name, index, float(times[frame] - times[0]), world_from_vehicle[index], f"{frame:06} of {folder / name}",
-                          *(None if speed is None else speed[index] for speed in (linear, angular))), world_from_source)
+    world_from_vehicle = _checked(world_from_vehicle, poses_file) @ camera0_from_vehicle
+    source_from_world, world_from_source = in_first_frame(world_from_vehicle[frames])
+    times = times - times[0]
+    motion = Motion(times, world_from_vehicle)
+    photos = [moved(Photo(name, index, float(times[frame]), world_from_vehicle[frame], f"{frame:06} of {folder / name}",
+                          *motion.velocities(times[frame])), world_from_source)
               for name in names for index, frame in enumerate(frames)]
-    scans = {index: folder / "velodyne" / f"{frame:06}.bin" for index, frame in enumerate(frames)} if "Tr" in calibration else {}
-    if scans and not scans[0].parent.is_dir():
-        scans = {}
+    scanned = "Tr" in calibration and (folder / "velodyne").is_dir()
+    scans = {index: folder / "velodyne" / f"{frame:06}.bin" for index, frame in enumerate(frames)} if scanned else {}
     source = _Files({(photo.camera, photo.frame): _picture(folder / photo.camera, frames[photo.frame]) for photo in photos},
-                    scans, world_from_source @ world_from_vehicle)
-    missing = next((file for file in [*source.pictures.values(), *scans.values()] if not file.is_file()), None)
-    if missing is not None:
-        raise UserError(f"{missing} is missing; {AGAIN}, or choose other frames or cameras.")
-    notes = gap_notes(times[frames]) + [] if scans else ["There are no velodyne scans."]
-    key = content_key(folder.parents[1], [folder / "calib.txt", folder / "times.txt", poses_file, *source.pictures.values(),
-                                          *scans.values()], "kitti", selection, names)
-    return Drive(folder.name, times[frames] - times[0], source.world_from_vehicle, source_from_world, cameras, photos,
+                    scans, world_from_source @ world_from_vehicle[frames])
+    missing_files([*source.pictures.values(), *scans.values()], f"{AGAIN}, or choose other frames or cameras")
+    notes = gap_notes(times, frames) + ([] if scans else ["There are no velodyne scans."])
+    key = content_key([folder / "calib.txt", folder / "times.txt", poses_file, *source.pictures.values(), *scans.values()],
+                      "kitti", selection, names)
+    return Drive(folder.name, times[frames], source.world_from_vehicle, source_from_world, cameras, photos,
                  ["velodyne"] if scans else [], [], source, key, notes=notes)
 
 
@@ -107,7 +107,8 @@ class _Files:
         values = values[np.isfinite(values).all(axis=1)].astype(np.float64)
         pose, count = self.world_from_vehicle[frame], len(values)
         xyz = values[:, :3] @ pose[:3, :3].T + pose[:3, 3]
-        return Points(xyz.astype(np.float32), values[:, 3].astype(np.float32), np.ones(count, np.uint8), np.zeros(count, np.uint8))
+        return Points(xyz.astype(np.float32), values[:, 3].astype(np.float32), np.ones(count, np.uint8),
+                      np.zeros(count, np.uint8))
 
 
 def _folder(path: Path, sequence: str | None) -> Path:
@@ -154,18 +155,19 @@ def _table(file: Path, columns: int, what: str) -> Float[np.ndarray, "n c"]:
 
 def _checked(poses: Float[np.ndarray, "n 4 4"], file: Path) -> Float[np.ndarray, "n 4 4"]:
     rotation = poses[:, :3, :3]
-    bad = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2)) > 1e-3
-    if (bad | (np.linalg.det(rotation) < 0)).any():
-        raise UserError(f"Pose {int(np.argmax(bad | (np.linalg.det(rotation) < 0)))} of {file} is not a rigid motion; {AGAIN}.")
+    good = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2)) < 1e-3
+    good &= np.linalg.det(rotation) > 0
+    if not good.all():
+        raise UserError(f"Pose {int(np.argmin(good))} of {file} is not a rigid motion; {AGAIN}.")
     return poses
 
 
 def _camera(folder: Path, calibration: dict[str, np.ndarray], camera0_from_vehicle: Pose, frame: int) -> RigCamera:
     """Rectified: P = K [1 | t], where t leads from camera 0's place; pixel centres are whole numbers in KITTI."""
     name = f"P{folder.name[-1]}"
-    if name not in calibration or not np.isfinite(calibration[name]).all() or not (np.diag(calibration[name])[:2] > 0).all():
+    P = calibration.get(name, np.zeros((3, 4)))
+    if not np.isfinite(P).all() or not (np.diag(P) > 0).all() or np.tril(P[:, :3], -1).any():
         raise UserError(f"{folder.parent / 'calib.txt'} has no proper matrix {name}; {AGAIN}.")
-    P = calibration[name]
     camera_from_camera0 = np.eye(4)
     camera_from_camera0[:3, 3] = np.linalg.solve(P[:, :3], P[:, 3])
     K = P[:, :3] + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]

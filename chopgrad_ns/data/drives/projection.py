@@ -14,14 +14,14 @@ from chopgrad_ns.splat.cameras import Cameras
 
 ROUNDS = 10
 """Of finding which line saw a place, by secants, at most: places move almost evenly through the picture while it is exposed."""
-SETTLED = 1e-7
-"""Seconds by which no place's time is wrong any more, when the search is over: a line takes 20 µs and more."""
+ENOUGH = 1e-7
+"""Seconds: a line takes 20 µs and more."""
 SLOWEST = -0.2
-"""How fast, in seconds a second, a place's line comes at least: some move along with the lines almost as fast."""
+"""How fast, in seconds of exposure a second, a place's line comes at least: some move along with the lines almost as fast."""
 AROUND = 0.25
-"""Of the picture's size, how far outside it places may be that its lines are looked through for."""
+"""Of the picture's size, how far outside it places may be, when its middle line is exposed, whose lines are looked for."""
 CLOSE = 8.0
-"""Metres within which places move so far in the meantime that all are looked through for."""
+"""Metres within which all are looked for, in whatever direction: they move past the camera that fast."""
 WIDEST = 1.05
 """Of the tangent of the angle to the optical axis at the corners, how much more is looked at: lens distortion is fitted to what
 is in the picture, and folds places farther out back into it."""
@@ -52,21 +52,10 @@ def project(drive: Drive, photo: Photo, points: Float[np.ndarray, "n 3"]
     local = into_camera(camera, photo, points, np.full(len(points), photo.middle))
     uv, ahead = to_pixels(camera, local)
     if photo.shutter is not None and camera.first_line is not None and photo.linear_velocity is not None:
-        # A line more or less does not bring in what is far outside.
-        margin = np.array([camera.width, camera.height]) * AROUND
-        near = ahead & (uv > -margin).all(axis=1) & (uv < [camera.width, camera.height] + margin).all(axis=1)
+        size = np.array([camera.width, camera.height])
+        near = ahead & (uv > -AROUND * size).all(axis=1) & (uv < (1 + AROUND) * size).all(axis=1)
         near = np.flatnonzero(near | (np.linalg.norm(local, axis=1) < CLOSE))
-        times, late = np.full(len(near), photo.middle), line_times(camera, photo, uv[near]) - photo.middle
-        step = late
-        for _ in range(ROUNDS):
-            times = times + step
-            local[near] = into_camera(camera, photo, points[near], times)
-            uv[near], ahead[near] = to_pixels(camera, local[near])
-            before, late = late, line_times(camera, photo, uv[near]) - times
-            unsure = np.abs(late) >= SETTLED
-            slope = np.minimum((late - before)[unsure] / step[unsure], SLOWEST)
-            near, times, late = near[unsure], times[unsure], late[unsure]
-            step = -late / slope
+        local[near], uv[near], ahead[near] = _line_by_line(camera, photo, points[near])
     inside = ahead & (uv >= 0).all(axis=1) & (uv[:, 0] < camera.width) & (uv[:, 1] < camera.height)
     return uv, local[:, 2], inside
 
@@ -89,6 +78,23 @@ def _turned(points: Float[np.ndarray, "n 3"], by: Float[np.ndarray, "n 3"]) -> F
     angle = np.linalg.norm(by, axis=1, keepdims=True)
     across = np.cross(by, points)
     return points + np.sinc(angle / np.pi) * across + 0.5 * np.sinc(angle / 2 / np.pi) ** 2 * np.cross(by, across)
+
+
+def _line_by_line(camera: RigCamera, photo: Photo, points: Float[np.ndarray, "n 3"]
+                  ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
+    """Places in the camera's frame when the line that saw them was exposed, and `to_pixels` of them."""
+    count = len(points)
+    local, uv, ahead = np.zeros((count, 3)), np.zeros((count, 2)), np.zeros(count, bool)
+    open_, times, step, late = np.arange(count), np.full(count, photo.middle), None, None
+    for _ in range(ROUNDS):
+        local[open_] = into_camera(camera, photo, points[open_], times)
+        uv[open_], ahead[open_] = to_pixels(camera, local[open_])
+        off = line_times(camera, photo, uv[open_]) - times
+        slope = np.full(len(off), -1.0) if late is None else np.minimum((off - late) / step, SLOWEST)
+        unsure = np.abs(off) >= ENOUGH
+        open_, late, step = open_[unsure], off[unsure], (-off / slope)[unsure]
+        times = times[unsure] + step
+    return local, uv, ahead
 
 
 def to_pixels(camera: RigCamera, local: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
