@@ -41,7 +41,7 @@ class TrackedGaussians(torch.nn.Module):
         self.shift = torch.nn.Parameter(torch.zeros(len(actors), len(frame_times), 3))
         self.turn = torch.nn.Parameter(torch.zeros(len(actors), len(frame_times)))
         counts = torch.tensor([len(splat) for splat in splats])
-        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(actors)), counts), persistent=False)
+        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(actors)), counts))
         self.register_buffer("frame_times", frame_times.clone(), persistent=False)
         self.register_buffer("sizes", torch.stack([actor.size for actor in actors]), persistent=False)
         self.register_buffer("recorded", torch.stack([actor.world_from_actor for actor in actors]), persistent=False)
@@ -49,6 +49,12 @@ class TrackedGaussians(torch.nn.Module):
 
     def __len__(self) -> int:
         return len(self.means)
+
+    def make_room(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Take as many Gaussians as a state has that is about to be loaded."""
+        for name in PARTS:
+            setattr(self, name, torch.nn.Parameter(torch.empty_like(state[prefix + name], device=self.owner.device)))
+        self.owner = torch.empty_like(state[prefix + "owner"], device=self.owner.device)
 
     def splat_of(self, index: int) -> Gaussians:
         """One actor's Gaussians, in the frame of its box, detached."""

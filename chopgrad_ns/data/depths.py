@@ -29,7 +29,7 @@ def depths_from_points(points: Float[Tensor, "p 3"], cameras: Cameras) -> Float[
         column, row = uv[view].floor().long().unbind(dim=1)
         inside = (z[view] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
         column, row, near = column[inside], row[inside], z[view][inside]
-        front = _front(near, column // CELL, row // CELL, math.ceil(width / CELL), math.ceil(height / CELL))
+        front = nearest_around(near, column // CELL, row // CELL, math.ceil(width / CELL), math.ceil(height / CELL))
         seen = near <= (1 + HIDDEN) * front
         nearest = points.new_full((height * width,), torch.inf)
         nearest.scatter_reduce_(0, (row * width + column)[seen], near[seen], "amin")
@@ -37,7 +37,7 @@ def depths_from_points(points: Float[Tensor, "p 3"], cameras: Cameras) -> Float[
     return depths
 
 
-def _front(z: Float[Tensor, "p"], column: Tensor, row: Tensor, width: int, height: int) -> Float[Tensor, "p"]:
+def nearest_around(z: Float[Tensor, "p"], column: Tensor, row: Tensor, width: int, height: int) -> Float[Tensor, "p"]:
     """For each point the least z in its cell and the eight around it."""
     least = z.new_full((height * width,), torch.inf).scatter_reduce_(0, row * width + column, z, "amin")
     around = -torch.nn.functional.max_pool2d(-least.view(1, 1, height, width), 3, stride=1, padding=1)

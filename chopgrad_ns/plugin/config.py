@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Type
+from typing import Optional, Tuple, Type
 
 import torch
 import tyro
@@ -20,6 +20,7 @@ from chopgrad_ns.plugin.datamanager import SparseViewsDataManagerConfig
 from chopgrad_ns.plugin.model import RefinedSplatConfig
 from chopgrad_ns.plugin.runs import RunFolderMixin
 from chopgrad_ns.plugin.trainer import RefineTrainer
+from chopgrad_ns.sim.fit_scene import RATES
 
 # `ns-render` and `ns-export` import or look for these before anything of ours: every ns-* command prepares them.
 compat.offer_bundled_ffmpeg()
@@ -32,8 +33,9 @@ ON_GPU = torch.cuda.is_available()
 class RefineSettings:
     """What the five stages do. Defaults are for two CPU cores; a GPU raises the resolution."""
 
-    every: int = 8
-    """every N-th view (by file name) is trained on; the others are held out for evaluation only"""
+    every: Optional[int] = None
+    """every N-th view (by file name; of a drive, every N-th frame of all cameras) is trained on; the others are held out for
+    evaluation only; by default every 8th, of a drive every 2nd"""
     longest_side: int = 960 if ON_GPU else 240
     """pixels; photos with a longer side are made smaller"""
     reconstruct_steps: int = 3000 if ON_GPU else 1500
@@ -59,6 +61,8 @@ class RefineSettings:
     """refined frames a round"""
     reach: float = 0.5
     """how far the last round moves beside the training cameras, in spacings between neighbouring ones"""
+    lane_shifts: Tuple[float, ...] = (0.0, 1.0, 2.0, 3.0)
+    """metres beside the recorded lane, of what is refined in a drive: half of them in the first of two rounds, all in the last"""
     references: int = 2
     """training photos warped into each frame"""
     pseudo_share: float = 0.4
@@ -85,7 +89,8 @@ class RefineTrainerConfig(RunFolderMixin, TrainerConfig):
 
     def __post_init__(self) -> None:
         datamanager = self.pipeline.datamanager
-        datamanager.dataparser.every = self.refine.every
+        if self.refine.every is not None:
+            datamanager.dataparser.every = self.refine.every
         datamanager.longest_side = self.refine.longest_side
         datamanager.pseudo_share = self.refine.pseudo_share
         model = self.pipeline.model
@@ -108,6 +113,7 @@ def _optimizers() -> dict:
         "opacities": adam(0.05),
         "scales": adam(0.005),
         "quats": adam(0.001),
+        **{name: adam(rate) for name, rate in RATES.items()},  # of drives
         "camera_opt": adam(1e-4, ExponentialDecaySchedulerConfig(lr_final=5e-7, max_steps=1500)),
     }
 

@@ -14,13 +14,15 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from chopgrad_ns.data.depths import depths_from_points
 from chopgrad_ns.data.pictures import UNREADABLE, open_picture
-from chopgrad_ns.data.views import Views
+from chopgrad_ns.data.views import Rig, Views
 from chopgrad_ns.distill.store import PseudoObservations
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.plugin.cameras import to_nerfstudio, to_opencv
 from chopgrad_ns.plugin.dataparser import SparseViewsDataParserConfig
 from chopgrad_ns.plugin.depths import check_units, depth_maps
+from chopgrad_ns.plugin.drive_scene import lidar_depths, rig_of, seconds_of
 from chopgrad_ns.plugin.model import PRIOR_DEPTH
+from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.sparse import DepthPrior
 
 SIZE_TOLERANCE = 4
@@ -40,6 +42,18 @@ class SparseViewsDataManagerConfig(FullImageDatamanagerConfig):
     depth_prior: tyro.conf.Suppress[Optional[DepthPrior]] = None
     # "gpu" means the training device, whichever it is; "cpu" would pin memory, which needs CUDA.
     cache_images: Literal["cpu", "gpu"] = "gpu"
+
+
+@dataclass
+class HeldOut:
+    """Photos to judge by: `photos` [M, 3, H, W] in 0…1; `masks` [M, 1, H, W], False where something may move, and `rig` of a
+    drive.
+    """
+
+    photos: torch.Tensor
+    cameras: Cameras
+    masks: Optional[torch.Tensor] = None
+    rig: Optional[Rig] = None
 
 
 class ExactlyScaledDataset(InputDataset):
@@ -113,6 +127,8 @@ class SparseViewsDataManager(FullImageDatamanager):
         batch["image"] = batch["image"].to(self.device)
         camera = self.train_cameras[index : index + 1].to(self.device)
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
+        if self.drive is not None:
+            batch.pop("mask", None)  # what moves is drawn, not left out
         if self.prior_depths is not None:
             known = self.prior_depths[index].permute(1, 2, 0).to(self.device)
             batch[PRIOR_DEPTH] = known * batch["mask"].to(known) if "mask" in batch else known
@@ -120,18 +136,33 @@ class SparseViewsDataManager(FullImageDatamanager):
         return camera, batch
 
     def _pseudo_batch(self, index: int) -> Tuple[NerfstudioCameras, Dict]:
-        camera = to_nerfstudio(self.pseudo.cameras[index]).to(self.device)
+        camera = to_nerfstudio(self.pseudo.cameras[index], seconds_of(self.train_dataset.metadata)).to(self.device)
         image = self.pseudo.frames[index].permute(1, 2, 0).to(self.device)
         weight = self.pseudo.weight[index].permute(1, 2, 0).to(self.device)
         return camera, {"image": image, "pseudo_weight": weight}
 
+    @property
+    def drive(self):
+        """The `Drive` that the scene is, or None."""
+        return self.train_dataset.metadata.get("drive")
+
+    @property
+    def includes_time(self) -> bool:
+        """Whether the viewer offers a time."""
+        return self.drive is not None
+
     def training_views(self) -> Views:
-        """The training photos with their cameras and the scene's seed points; nothing that is held out."""
-        photos, cameras = _stack(self.cached_train), to_opencv(self.train_dataset.cameras)
-        masks = None
-        if all("mask" in entry for entry in self.cached_train):
-            masks = torch.stack([entry["mask"].bool() for entry in self.cached_train]).permute(0, 3, 1, 2)
-        return Views(photos, cameras, *self._seed_points(), self.prior_depths, masks)
+        """The training photos with their cameras and the scene's seed points; nothing that is held out.
+
+        Of a drive, masks leave out what may move: for those who fit plain splats.
+        """
+        cameras = self._cameras(self.train_dataset)
+        rig = None if self.drive is None else rig_of(self.train_dataset.metadata)
+        return Views(_stack(self.cached_train), cameras, *self._seed_points(), self.prior_depths, _masks(self.cached_train), rig)
+
+    @staticmethod
+    def _cameras(dataset: InputDataset) -> Cameras:
+        return to_opencv(dataset.cameras, seconds_of(dataset.metadata))
 
     @cached_property
     def prior_depths(self) -> Optional[torch.Tensor]:
@@ -143,7 +174,9 @@ class SparseViewsDataManager(FullImageDatamanager):
         kind, outputs = self.config.depth_prior, self.train_dataparser_outputs
         if kind is None:
             return None
-        cameras, points = to_opencv(self.train_dataset.cameras), None
+        cameras, points = self._cameras(self.train_dataset), None
+        if self.drive is not None and kind != "points":
+            return lidar_depths(self.train_dataset.metadata, cameras)
         if has_points(outputs.metadata):
             points = depths_from_points(outputs.metadata["points3D_xyz"].float(), cameras)
         if kind == "points":
@@ -158,10 +191,10 @@ class SparseViewsDataManager(FullImageDatamanager):
             check_units(maps, points)
         return maps
 
-    def held_out(self) -> Tuple[torch.Tensor, "object"]:
-        """Held-out photos [M, 3, H, W] and their cameras: for evaluation, after training."""
-        photos = _stack(self.cached_eval)
-        return photos, to_opencv(self.eval_dataset.cameras)
+    def held_out(self) -> HeldOut:
+        """Held-out photos: for evaluation, after training."""
+        rig = None if self.drive is None else rig_of(self.eval_dataset.metadata)
+        return HeldOut(_stack(self.cached_eval), self._cameras(self.eval_dataset), _masks(self.cached_eval), rig)
 
     def _seed_points(self) -> Tuple[torch.Tensor, torch.Tensor]:
         metadata = self.train_dataparser_outputs.metadata
@@ -182,6 +215,13 @@ def random_seed_points(centers: torch.Tensor, count: int = 5000) -> Tuple[torch.
     extent = (centers - middle).abs().max().clamp_min(1e-3) * 3
     points = middle + (torch.rand(count, 3, generator=generator) * 2 - 1) * extent
     return points, torch.full((count, 3), 0.5)
+
+
+def _masks(cache: list) -> Optional[torch.Tensor]:
+    """[N, 1, H, W], bool, where all photos have one."""
+    if not all("mask" in entry for entry in cache):
+        return None
+    return torch.stack([entry["mask"].bool() for entry in cache]).permute(0, 3, 1, 2)
 
 
 def _stack(cache: list) -> torch.Tensor:

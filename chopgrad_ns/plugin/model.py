@@ -1,6 +1,8 @@
 """Splatfacto on any device, with the splat before refinement kept beside the current one."""
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Dict, Literal, Optional, Type, Union
 
 import torch
@@ -10,10 +12,13 @@ from torch import Tensor
 
 from chopgrad_ns.plugin.cameras import to_opencv
 from chopgrad_ns.plugin.compat import no_perceptual_download
-from chopgrad_ns.splat.fit import FitSettings
+from chopgrad_ns.plugin.drive_scene import actors_and_sky, in_metres, seconds_of
+from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.fit import FitSettings, of_splat
 from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.mcmc import AnyDeviceMCMC
 from chopgrad_ns.splat.rasterize import rasterize
+from chopgrad_ns.splat.render import Scene
 from chopgrad_ns.splat.sparse import DepthPrior, depth_loss, gaussian_regulariser, regularisation
 
 PRIOR_DEPTH = "prior_depth"
@@ -58,6 +63,8 @@ class RefinedSplatConfig(SplatfactoModelConfig):
 class RefinedSplatModel(SplatfactoModel):
     """A Splatfacto result in every respect (export, evaluation, rendering), drawn by `chopgrad_ns.splat.rasterize`.
 
+    Of a drive, the Splatfacto result is what stands still; `beside` holds its actors and sky, trained and drawn with it.
+
     Outputs beside Splatfacto's: `rgb_before` [H, W, 3], the plain splat, and `error` [H, W, 1], the mean absolute
     difference of the two. Before refinement they are `rgb` itself and zero, so that the keys never change.
     """
@@ -81,6 +88,15 @@ class RefinedSplatModel(SplatfactoModel):
             self.set_gaussians(Gaussians.from_points(points.float(), colors, self.config.sh_degree))
         for name in ("means", "log_scales", "quats", "opacity_logits", "sh"):
             self.register_buffer(f"before_{name}", torch.empty(0))
+        self.metadata = self.kwargs.get("metadata") or {}
+        self.seconds = seconds_of(self.metadata)
+        self.beside = actors_and_sky(self.metadata) if "drive" in self.metadata else None
+        self.beside_before = copy.deepcopy(self.beside)
+
+    def get_param_groups(self) -> Dict[str, list]:
+        """Splatfacto's groups, and those of a drive's actors and sky."""
+        groups = super().get_param_groups()
+        return groups if self.beside is None else groups | self.beside.parameter_groups()
 
     # The splat as `Gaussians`, and back.
 
@@ -103,6 +119,33 @@ class RefinedSplatModel(SplatfactoModel):
         now = self.gaussians()
         for name in ("means", "log_scales", "quats", "opacity_logits", "sh"):
             setattr(self, f"before_{name}", getattr(now, name).clone())
+        if self.beside is not None:
+            self.beside_before.load_state_dict(self.beside.state_dict())
+
+    def scene(self) -> Scene:
+        """The present splat, for a drive with its actors and sky, in the world of nerfstudio's cameras."""
+        return self._whole(self.gaussians(), self.beside)
+
+    def scene_before(self) -> Scene | None:
+        """The scene that `rgb_before` shows, or None while it is still being reconstructed."""
+        before = self.before()
+        return None if before is None else self._whole(before, self.beside_before)
+
+    def save_scene(self, folder: Path) -> None:
+        """Write the scene graph of a drive, in its own world and metres, as `sim.scene_graph.SceneGraph.load` reads it;
+        nothing where the scene is no drive.
+        """
+        if self.beside is not None:
+            self._graph(self.gaussians(), self.beside).save(folder)
+
+    def _whole(self, background: Gaussians, beside) -> Scene:
+        if beside is None:
+            return background
+        return self._graph(background, beside).transformed(torch.eye(3), *in_metres(self.metadata))
+
+    def _graph(self, background: Gaussians, beside):
+        translation, scale = in_metres(self.metadata)
+        return beside.graph(background.transformed(_placed(-translation, 1 / scale)))
 
     def before(self) -> Gaussians | None:
         """The plain splat, or None while it is still being reconstructed."""
@@ -116,6 +159,9 @@ class RefinedSplatModel(SplatfactoModel):
             key = f"before_{name}"
             dict.setdefault(key, torch.empty(0))  # a plain Splatfacto checkpoint has none
             setattr(self, key, torch.empty_like(dict[key], device=self.device))
+        for beside in ("beside", "beside_before"):  # seeds may have come out in another number on another machine
+            if getattr(self, beside) is not None and getattr(self, beside).tracked is not None:
+                getattr(self, beside).tracked.make_room(dict, f"{beside}.tracked.")
         return super().load_state_dict(dict, **kwargs)
 
     # Drawing.
@@ -128,7 +174,7 @@ class RefinedSplatModel(SplatfactoModel):
             camera_to_world = self.camera_optimizer.apply_to_camera(camera)
         else:
             camera_to_world = camera.camera_to_worlds
-        view = to_opencv(camera)
+        view = to_opencv(camera, self.seconds)
         viewmat = _viewmat(camera_to_world)
         splat = self._cropped()
         if splat is None:
@@ -137,34 +183,42 @@ class RefinedSplatModel(SplatfactoModel):
         guided = PRIOR_DEPTH in (camera.metadata or {})
         with_depth = not self.training or self.config.output_depth_during_training or guided
         mode = "RGB+ED" if with_depth else "RGB"
-        rgb, alpha, depth, self.info = self._draw(splat, viewmat, view, background, degree, mode)
+        rgb, alpha, depth, self.info = self._draw(splat, self.beside, viewmat, view, background, degree, mode)
         self.last_size = (view.height, view.width)
         if self.training:
             self.strategy.step_pre_backward(self.gauss_params, self.optimizers, self.strategy_state, self.step,
                                             self.info)
             return {"rgb": rgb, "depth": depth, "accumulation": alpha, "background": background}
         before = self.before()
-        old = rgb if before is None else self._draw(_parameters(before), viewmat, view, background,
-                                                     self.config.sh_degree, "RGB")[0]
+        old = rgb if before is None else self._draw(before, self.beside_before, viewmat, view, background,
+                                                    self.config.sh_degree, "RGB")[0]
         return {"rgb": rgb, "depth": depth, "accumulation": alpha,
                 "background": background.expand(view.height, view.width, 3), "rgb_before": old,
                 "error": (rgb - old).abs().mean(dim=-1, keepdim=True)}
 
-    def _cropped(self) -> Dict[str, Tensor] | None:
-        """Parameters of the Gaussians inside the viewer's crop box; None where it holds none."""
+    def _cropped(self) -> Gaussians | None:
+        """The Gaussians inside the viewer's crop box, differentiable; None where it holds none."""
+        p = self.gauss_params
+        splat = Gaussians(p["means"], p["scales"], p["quats"], p["opacities"][:, 0],
+                          torch.cat([p["features_dc"][:, None], p["features_rest"]], dim=1))
         if self.crop_box is None or self.training:
-            return dict(self.gauss_params)
+            return splat
         inside = self.crop_box.within(self.means).squeeze()
-        return {name: value[inside] for name, value in self.gauss_params.items()} if inside.any() else None
+        return splat[inside] if inside.any() else None
 
-    def _draw(self, p, viewmat, view, background, degree, mode):
-        colors = torch.cat([p["features_dc"][:, None], p["features_rest"]], dim=1)
+    def _draw(self, splat: Gaussians, beside, viewmat, view: Cameras, background, degree, mode):
+        behind = background
+        if beside is not None:
+            if view.times is None:
+                view = replace(view, times=view.K.new_zeros(len(view)))
+            splat = Gaussians.merged([splat, beside.at(view).with_sh_degree(splat.sh_degree)])
+            behind = beside.behind(view).permute(1, 2, 0)
         drawn, alpha, info = rasterize(
-            p["means"], p["quats"], torch.exp(p["scales"]), torch.sigmoid(p["opacities"]).squeeze(-1), colors, viewmat,
+            splat.means, splat.quats, splat.log_scales.exp(), splat.opacity_logits.sigmoid(), splat.sh, viewmat,
             view.K.to(viewmat), view.width, view.height, sh_degree=degree, render_mode=mode,
             packed=False, absgrad=self.config.strategy == "default" and self.config.use_absgrad,
             rasterize_mode=self.config.rasterize_mode)
-        rgb = (drawn[0, ..., :3] + (1 - alpha[0]) * background).clamp(0, 1)
+        rgb = (drawn[0, ..., :3] + (1 - alpha[0]) * behind).clamp(0, 1)
         depth = None
         if mode == "RGB+ED":
             depth = torch.where(alpha[0] > 0, drawn[0, ..., 3:4], drawn[0, ..., 3:4].detach().max())
@@ -177,7 +231,8 @@ class RefinedSplatModel(SplatfactoModel):
         return outputs
 
     def step_post_backward(self, step: int) -> None:
-        """Make, move and remove Gaussians as the strategy says."""
+        """Make, move and remove Gaussians as the strategy says; those of actors are not its own."""
+        self.info = of_splat(self.info, len(self.means))
         if self.config.strategy == "default":
             super().step_post_backward(step)
             return
@@ -193,6 +248,8 @@ class RefinedSplatModel(SplatfactoModel):
         weights = regularisation(config.opacity_reg, config.scale_reg, config.strategy == "mcmc")
         if any(weights):
             losses["gaussian_reg"] = gaussian_regulariser(self.opacities.sigmoid(), self.scales.exp(), EXTENT, *weights)
+        if self.beside is not None:
+            losses["beside"] = self.beside.penalty()
         if PRIOR_DEPTH in batch:
             drawn, alpha, prior = (image.permute(2, 0, 1) for image in
                                    (outputs["depth"], outputs["accumulation"], batch[PRIOR_DEPTH]))
@@ -234,6 +291,8 @@ def _viewmat(camera_to_world: Tensor) -> Tensor:
     return torch.cat([torch.cat([inverse, translation], dim=2), bottom], dim=1)
 
 
-def _parameters(splat: Gaussians) -> Dict[str, Tensor]:
-    return {"means": splat.means, "scales": splat.log_scales, "quats": splat.quats, "features_dc": splat.sh[:, 0],
-            "features_rest": splat.sh[:, 1:], "opacities": splat.opacity_logits[:, None]}
+def _placed(translation: Tensor, scale: float) -> Tensor:
+    """The motion [4, 4] x ↦ scale · x + translation."""
+    matrix = torch.diag(torch.tensor([scale, scale, scale, 1.0]))
+    matrix[:3, 3] = translation
+    return matrix

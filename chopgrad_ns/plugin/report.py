@@ -1,17 +1,22 @@
 """Held-out numbers and before/after videos. The only place of a run that looks at held-out photos."""
 
+import math
+import re
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from chopgrad_ns.data.paths import through
+from chopgrad_ns.data.paths import shifted, through
 from chopgrad_ns.data.render_clip import render_clip
 from chopgrad_ns.data.video import side_by_side, write_video
-from chopgrad_ns.data.views import Views
-from chopgrad_ns.evaluate.metrics import evaluate_frames
+from chopgrad_ns.data.views import Rig, Views
+from chopgrad_ns.evaluate.metrics import evaluate_frames, measured, psnr
 from chopgrad_ns.files import write_json
 from chopgrad_ns.losses import perceptual
+from chopgrad_ns.plugin.drive_scene import in_metres, placed
 from chopgrad_ns.plugin.runs import METRICS_FILE
+from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.render import render
 
 FPS = 12
@@ -21,41 +26,101 @@ def write_report(folder: Path, pipeline, views: Views, refine, settings, clock) 
     """Write `metrics.json` and `videos/` into `folder` and return what `metrics.json` holds.
 
     Three things are measured on the held-out photos: the plain `splat`, its renders `refined` in one step, and the
-    `distilled` splat's renders.
+    `distilled` splat's renders. For a drive, `moving` has them inside masks of what may move, and where it comes with true
+    pictures beside the lane (`chopgrad sample street`), `lane_shift` has them there, by metres.
     """
-    before, after = pipeline.model.before(), pipeline.model.gaussians()
-    _write_videos(folder / "videos", before, after, views, refine, settings)
-    photos, cameras = pipeline.datamanager.held_out()
+    model, held = pipeline.model, pipeline.datamanager.held_out()
+    scenes = model.scene_before(), model.scene()
+    _write_videos(folder / "videos", *scenes, views, refine, settings)
     metric = perceptual()
-    clip = render_clip(before, cameras, views, count=settings.references)
-    results = {
-        "splat": evaluate_frames(clip.frames, photos, metric),
-        "refined": evaluate_frames(refine(clip), photos, metric),
-        "distilled": evaluate_frames(render(after, cameras).rgb, photos, metric),
-    }
+    order = trajectories(len(held.photos), held.rig)
+    seen = _stages(*scenes, [held.cameras[part] for part in order], views, refine, settings.references)
+    truth = held.photos[sum(order, [])]
+    results = {stage: evaluate_frames(frames, truth, metric) for stage, frames in seen.items()}
+    report = {"held_out": results}
+    if held.rig is not None and held.masks is not None:
+        moving = ~held.masks[sum(order, [])]
+        report["moving"] = {stage: {"psnr": _inside(frames, truth, moving)} for stage, frames in seen.items()}
+    lanes = beside_the_lane(*scenes, pipeline.datamanager, views, refine, settings, metric)
+    if lanes:
+        report["lane_shift"] = lanes
     clock.enter("")
-    report = {
-        "held_out": results,
-        "views": {"train": len(views), "held_out": len(photos)},
+    report |= {
+        "views": {"train": len(views), "held_out": len(truth)},
         "seconds": clock.seconds,
         "perceptual_metric": metric.name,
-        "gaussians": {"splat": len(before), "distilled": len(after)},
-        "size": [cameras.width, cameras.height],
+        "gaussians": {"splat": len(model.before()), "distilled": len(model.gaussians())},
+        "size": [held.cameras.width, held.cameras.height],
     }
     write_json(folder / METRICS_FILE, report)
     _print(report, folder)
     return report
 
 
+def trajectories(count: int, rig: Rig | None) -> list[list[int]]:
+    """Indices of the views that are one trajectory each: all of them, or those of each of a rig's cameras."""
+    return [list(range(count))] if rig is None else [rig.of_camera(name) for name in rig.cameras()]
+
+
+def _stages(before, after, paths: list[Cameras], views: Views, refine, references: int) -> dict[str, Tensor]:
+    """What each stage shows along some trajectories, one after the other."""
+    shown = {"splat": [], "refined": [], "distilled": []}
+    for path in paths:
+        clip = render_clip(before, path, views, count=references)
+        for stage, frames in {"splat": clip.frames, "refined": refine(clip), "distilled": render(after, path).rgb}.items():
+            shown[stage].append(frames)
+    return {stage: torch.cat(frames) for stage, frames in shown.items()}
+
+
+def beside_the_lane(before, after, datamanager, views: Views, refine, settings, metric) -> dict[str, dict]:
+    """For each shift of the lane in metres that a drive's truth has, what each stage is worth there; empty without truth."""
+    from chopgrad_ns.sim.truth import lanes
+
+    metadata = datamanager.train_dataset.metadata
+    if datamanager.drive is None or datamanager.drive.truth is None:
+        return {}
+    table = {}
+    size = views.cameras.width, views.cameras.height
+    for shift, videos in lanes(datamanager.drive, views.rig.cameras(), *size).items():
+        seen = _stages(before, after, [placed(video.cameras, *in_metres(metadata)) for video in videos], views, refine,
+                       settings.references)
+        truth = torch.cat([video.frames for video in videos])
+        table[f"{shift:g}"] = {stage: evaluate_frames(frames, truth, metric) for stage, frames in seen.items()}
+    return table
+
+
+def _inside(frames: Tensor, truth: Tensor, mask: Tensor) -> float | None:
+    """Mean PSNR of the frames that have something inside the mask; None where none has."""
+    value = float(measured(psnr, frames.clamp(0, 1), truth, mask).nanmean())
+    return None if math.isnan(value) else round(value, 5)
+
+
 def _write_videos(folder: Path, before, after, views: Views, refine, settings) -> None:
-    path = through(views.cameras, settings.round_frames)
-    clip = render_clip(before, path, views, count=settings.references)
-    refined, distilled = refine(clip), render(after, path).rgb
+    """`splat.mp4`, `refined.mp4`, `distilled.mp4` and `before_after.mp4` along the training cameras; of a drive for each of
+    the rig's cameras, in the recorded lane and in the one farthest from it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_video(folder / "splat.mp4", clip.frames, FPS)
-    write_video(folder / "refined.mp4", refined, FPS)
-    write_video(folder / "distilled.mp4", distilled, FPS)
-    write_video(folder / "before_after.mp4", side_by_side(clip.frames, distilled), FPS)
+    for name, path in _video_paths(views, settings).items():
+        clip = render_clip(before, path, views, count=settings.references)
+        refined, distilled = refine(clip), render(after, path).rgb
+        write_video(folder / f"splat{name}.mp4", clip.frames, FPS)
+        write_video(folder / f"refined{name}.mp4", refined, FPS)
+        write_video(folder / f"distilled{name}.mp4", distilled, FPS)
+        write_video(folder / f"before_after{name}.mp4", side_by_side(clip.frames, distilled), FPS)
+
+
+def _video_paths(views: Views, settings) -> dict[str, Cameras]:
+    if views.rig is None:
+        return {"": through(views.cameras, settings.round_frames)}
+    paths = {}
+    for name in views.rig.cameras():
+        own = views.rig.of_camera(name)
+        path = views.cameras[own]
+        safe = re.sub(r"[^\w-]", "_", name)
+        for shift in dict.fromkeys([0.0, max(settings.lane_shifts, default=0.0)]):
+            lane = shifted(path, views.rig.left[own], shift * views.rig.metre)
+            paths[f"-{safe}" + (f"-lane-{shift:g}" if shift else "")] = lane
+    return paths
 
 
 def _print(report: dict, folder: Path) -> None:
@@ -68,4 +133,9 @@ def _print(report: dict, folder: Path) -> None:
     for stage, values in report["held_out"].items():
         table.add_row(stage, *(f"{values[name]:.4f}" for name in names))
     CONSOLE.print(table)
+    if "lane_shift" in report:
+        lanes = Table("lane shift, m", *report["held_out"], title="PSNR beside the recorded lane, against true pictures")
+        for shift, stages in report["lane_shift"].items():
+            lanes.add_row(shift, *(f"{stages[stage]['psnr']:.2f}" for stage in report["held_out"]))
+        CONSOLE.print(lanes)
     CONSOLE.print(f"Numbers: {folder / METRICS_FILE}  Videos: {folder / 'videos'}")

@@ -94,9 +94,10 @@ class Stages:
         if not path.exists():
             refine = self.refiner()
             self.clock.enter("refine")
-            CONSOLE.print(f"Round {round_index} of {self.settings.rounds}: refining {self.settings.round_frames} frames.")
-            settings = RoundSettings(self.settings.round_frames, self.settings.reach, self.settings.references)
-            seen = make_round(self.pipeline.model.gaussians(), refine, self.views, round_index, self.settings.rounds,
+            CONSOLE.print(f"Round {round_index} of {self.settings.rounds}: refining views beside the photos.")
+            settings = RoundSettings(self.settings.round_frames, self.settings.reach, self.settings.references,
+                                     self.settings.lane_shifts)
+            seen = make_round(self.pipeline.model.scene(), refine, self.views, round_index, self.settings.rounds,
                               settings)
             seen.save(path)
         self.pipeline.datamanager.pseudo = PseudoObservations.load(path)
@@ -110,6 +111,7 @@ class Stages:
         self.keep_plain_splat()
         refine = self.refiner()
         self.clock.enter("report")
+        self.pipeline.model.save_scene(self.folder / "scene")
         write_report(self.folder, self.pipeline, self.views, refine, self.settings, self.clock)
 
     def keep_plain_splat(self) -> None:

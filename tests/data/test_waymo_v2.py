@@ -438,8 +438,9 @@ def test_short_pose(folder):
 
 
 @pytest.mark.parametrize("component, said", [
-    ("vehicle_pose", "two frames"), ("camera_image", "both of camera"), ("lidar", "both of lidar"), ("lidar_box", "both of track"),
-    ("lidar_pose", "both of lidar"), ("camera_calibration", "both of camera"), ("lidar_calibration", "both of lidar")])
+    ("vehicle_pose", "two frames"), ("camera_image", "both of camera"), ("camera_calibration", "both of camera"),
+    ("lidar", "both of lidar"), ("lidar_pose", "both of lidar"), ("lidar_calibration", "both of lidar"),
+    ("lidar_box", "both of track")])
 def test_rows_twice(folder, component, said):
     alter(folder, component, lambda table: pa.concat_tables([table, table.slice(1, 1)]))
     refusal(folder, said, str(folder / component / SEGMENT))
@@ -476,9 +477,16 @@ def test_wrong_shapes(folder, component, prefix, shape):
     refusal(folder, "Lidar TOP of frame 0", "get the")
 
 
-def test_ranges_that_are_none(folder):
-    alter(folder, "lidar", put(names.RETURNS[0] + "values", 2, [np.nan] * (16 * 60 * 4)))
-    refusal(folder, "Lidar TOP of frame 1", "not finite")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_ranges_that_are_none(folder, value):
+    alter(folder, "lidar", put(names.RETURNS[0] + "values", 2, [value] * (16 * 60 * 4)))
+    refusal(folder, "Lidar TOP of frame 1", "not finite or beyond 10000 m")
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e30, 0.0])
+def test_pixel_poses_that_are_none(folder, value):
+    alter(folder, "lidar_pose", put(names.PIXEL_POSES + "values", 1, [value] * (16 * 60 * 6)))
+    refusal(folder, "Lidar TOP of frame 1", "more than 100 m from the frame's")
 
 
 def test_wrong_number_of_beams(folder):

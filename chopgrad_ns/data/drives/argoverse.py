@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from chopgrad_ns.data.actors import Actor
-from chopgrad_ns.data.drives.assembly import (
-    Boxes, content_key, gap_notes, missing_pictures, nearest_to_frames, read_picture)
-from chopgrad_ns.data.drives.drive import Drive, Photo, Points, Pose, RigCamera, Selection, in_first_frame, moved
+from chopgrad_ns.data.drives.assembly import Boxes, content_key, gap_notes, photos_for_frames, read_picture
+from chopgrad_ns.data.drives.drive import Drive, Photo, Points, Pose, RigCamera, Selection, in_first_frame
 from chopgrad_ns.data.drives.motion import Motion, pose_of
 from chopgrad_ns.errors import UserError
 
@@ -55,39 +54,34 @@ def read_argoverse(path: Path, selection: Selection = Selection()) -> Drive:
     """
     path = Path(path)
     _check_layout(path)
-    tables = [path / "calibration" / "intrinsics.feather", path / "calibration" / "egovehicle_SE3_sensor.feather",
-              path / "city_SE3_egovehicle.feather"]
-    annotated = path / "annotations.feather"
+    intrinsics, extrinsics = (path / "calibration" / f"{name}.feather" for name in ("intrinsics", "egovehicle_SE3_sensor"))
+    track, annotated = path / "city_SE3_egovehicle.feather", path / "annotations.feather"
     stamps, sweeps = _stamped(path / "sensors" / "lidar", ".feather")
-    start = int(stamps[0])
-    all_times = (stamps - start) / 1e9
+    start, all_times = stamps[0], (stamps - stamps[0]) / 1e9
     chosen = selection.frames(len(stamps), str(path))
-    stamps, sweeps, times = stamps[chosen], [sweeps[frame] for frame in chosen], all_times[chosen]
-    rows = _poses(tables[2], "timestamp_ns")
-    motion = Motion.through([(stamp - start) / 1e9 for stamp in rows], list(rows.values()))
-    poses = _vehicle(motion, times, tables[2])
-    source_from_world, world_from_source = in_first_frame(poses)
-    there = _cameras(tables[0], tables[1])
+    sweeps, times = [sweeps[frame] for frame in chosen], all_times[chosen]
+    rows = _poses(track, "timestamp_ns")
+    motion = Motion.through((np.array(list(rows), np.int64) - start) / 1e9, list(rows.values()))
+    _check_known(motion, times, track)
+    source_from_world, world_from_source = in_first_frame(motion.at(times[:1]))
+    world_from_vehicle = world_from_source @ motion.at(times)
+    there = _cameras(intrinsics, extrinsics)
     cameras = {name: there[name] for name in selection.camera_names(list(there), USUAL, str(path))}
     photos, pictures = [], {}
     for name in cameras:
         taken, files = _stamped(path / "sensors" / "cameras" / name, ".jpg")
-        found = nearest_to_frames((taken - start) / 1e9, all_times)
-        for frame, index in ((place, found[frame]) for place, frame in enumerate(chosen) if frame in found):
-            time = float(taken[index] - start) / 1e9
-            photo = Photo(name, frame, time, _vehicle(motion, np.array([time]), tables[2])[0],
-                          f"{name} at {time:.2f} s of {path.name}", *motion.velocities(time))
-            photos.append(moved(photo, world_from_source))
-            pictures[name, frame] = files[index]
-    missing_pictures(pictures.values(), "fetch the log again")
-    notes = [f"The log has no {annotated.name}, as those for testing: nothing in it moves."]
-    actors: list[Actor] = []
+        for photo, index in photos_for_frames(name, (taken - start) / 1e9, motion, all_times, chosen, world_from_source,
+                                              path.name):
+            photos.append(photo)
+            pictures[name, photo.frame] = files[index]
+    _check_known(motion, np.array([photo.time for photo in photos]), track)
+    read = [intrinsics, extrinsics, track, *sweeps, *pictures.values()]
+    actors, notes = [], [f"The log has no {annotated.name}, as those for testing: nothing in it moves."]
     if annotated.is_file():
-        tables.append(annotated)
-        actors, notes = _actors(annotated, {int(stamp): frame for frame, stamp in enumerate(stamps)}, world_from_source @ poses)
-    return Drive(path.name, times, world_from_source @ poses, source_from_world, cameras, photos, LIDARS, actors,
-                 _Files(pictures, cameras, sweeps, world_from_source @ poses),
-                 content_key([*tables, *sweeps, *pictures.values()], "argoverse", selection),
+        actors, notes = _actors(annotated, dict(zip(stamps[chosen].tolist(), range(len(chosen)))), world_from_vehicle)
+        read.append(annotated)
+    return Drive(path.name, times, world_from_vehicle, source_from_world, cameras, photos, LIDARS, actors,
+                 _Files(pictures, cameras, sweeps, world_from_vehicle), content_key(read, "argoverse", selection),
                  notes=gap_notes(all_times, chosen) + notes)
 
 
@@ -150,12 +144,11 @@ def _pose(table: dict[str, np.ndarray], row: int, what: str) -> Pose:
     return pose_of(values[:4], values[4:], what)
 
 
-def _vehicle(motion: Motion, times: Float[np.ndarray, "n"], path: Path) -> Float[np.ndarray, "n 4 4"]:
+def _check_known(motion: Motion, times: Float[np.ndarray, "n"], path: Path) -> None:
     unknown = times[~motion.known(times, LONGEST)]
     if len(unknown):
-        raise UserError(f"{path} does not say where the vehicle was at {unknown[0]:.2f} s; fetch the log again, or choose other "
-                        "frames.")
-    return motion.at(times)
+        raise UserError(f"{path} does not say where the vehicle was at {unknown[0]:.2f} s; fetch the log again, or choose "
+                        "other frames.")
 
 
 def _check_layout(path: Path) -> None:
@@ -166,8 +159,8 @@ def _check_layout(path: Path) -> None:
               "sensors/lidar", "sensors/cameras")
     missing = [name for name in needed if not (path / name).exists()]
     if missing:
-        raise UserError(f"{path} is no whole log of Argoverse 2's sensor data set, for it lacks {', '.join(missing)}; fetch the "
-                        "log again.")
+        raise UserError(f"{path} is no whole log of Argoverse 2's sensor data set, for it lacks {', '.join(missing)}; fetch "
+                        "the log again.")
 
 
 def _stamped(folder: Path, ending: str) -> tuple[Int64[np.ndarray, "n"], list[Path]]:
@@ -188,6 +181,10 @@ def _table(path: Path, numbers: tuple[str, ...], texts: tuple[str, ...] = (), st
 
     try:
         table = feather.read_table(path, columns=[*numbers, *texts, *stamps], memory_map=False)
+        table.validate(full=True)  # offsets that point out of the file are trusted else
+        empty = next((name for name in table.column_names if table.column(name).null_count), None)
+        if empty is not None:
+            raise ValueError(f"{empty} is empty in some rows")
         columns: dict[str, np.ndarray | list[str]] = {
             name: table.column(name).to_numpy().astype(np.float64) for name in numbers}
         columns |= {name: [str(text) for text in table.column(name).to_pylist()] for name in texts}

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 
 from chopgrad_ns.data.actors import Actor
-from chopgrad_ns.data.drives.drive import Pose, RigCamera
+from chopgrad_ns.data.drives.drive import Photo, Pose, RigCamera, moved
+from chopgrad_ns.data.drives.motion import SAME, Motion
 from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.errors import UserError
 
@@ -29,20 +30,28 @@ def content_key(files: Iterable[Path], *asked: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def nearest_to_frames(times: Float[np.ndarray, "n"], frame_times: Float[np.ndarray, "t"]) -> dict[int, int]:
-    """Which of the pictures of one camera, by their times, belongs to each frame: {frame: picture}.
+def photos_for_frames(camera: str, times: Float[np.ndarray, "n"], motion: Motion, frame_times: Float[np.ndarray, "t"],
+                      chosen: list[int], world_from_source: Pose, where: str) -> list[tuple[Photo, int]]:
+    """Photos of one camera for the frames chosen among all of a recording, and which of the camera's pictures each is.
 
-    Each picture belongs to the frame nearest in time, if that is at most half a usual distance between frames away (what
-    is beyond belongs to one that is missing), and the nearest of several is taken.
+    A picture belongs to the frame nearest in time, if that is at most half a usual distance between frames away (what is
+    beyond belongs to one that is missing); of several, the nearest is taken. `motion` is the vehicle's, in the recording's
+    own world.
     """
     usual = float(np.median(np.diff(frame_times))) if len(frame_times) > 1 else 0.1
     found: dict[int, int] = {}
     for index, time in enumerate(times):
         frame = int(np.abs(frame_times - time).argmin())
         away = abs(frame_times[frame] - time)
-        if away <= 0.5 * usual + 1e-6 and (frame not in found or away < abs(frame_times[frame] - times[found[frame]])):
+        if away <= 0.5 * usual + SAME and (frame not in found or away < abs(frame_times[frame] - times[found[frame]])):
             found[frame] = index
-    return found
+    photos = []
+    for place, index in ((place, found[frame]) for place, frame in enumerate(chosen) if frame in found):
+        time = float(times[index])
+        photo = Photo(camera, place, time, motion.at(times[[index]])[0], f"{camera} at {time:.2f} s of {where}",
+                      *motion.velocities(time))
+        photos.append((moved(photo, world_from_source), index))
+    return photos
 
 
 def gap_notes(times: Float[np.ndarray, "t"], chosen: list[int]) -> list[str]:
@@ -64,12 +73,12 @@ def read_picture(path: Path, camera: RigCamera, where: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def missing_pictures(paths: Iterable[Path], remedy: str) -> None:
-    """Raise UserError for the first picture that is not there, with how many others are not."""
+def missing_files(paths: Iterable[Path], remedy: str) -> None:
+    """Raise UserError for the first file that is not there, with how many others are not."""
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:
-        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"The picture {missing[0]}{others} is missing; {remedy}.")
+        others = f" and {len(missing) - 1} other files are" if len(missing) > 1 else " is"
+        raise UserError(f"{missing[0]}{others} missing; {remedy}.")
 
 
 @dataclass

@@ -146,9 +146,34 @@ class Drive:
     def __len__(self) -> int:
         return len(self.times)
 
+    def __deepcopy__(self, memo: dict) -> Drive:
+        """Itself: nothing changes it, and its files are open once (nerfstudio copies what it knows of a scene)."""
+        return self
+
     def photos_of(self, camera: str) -> list[Photo]:
         """A camera's pictures in order of time."""
         return [photo for photo in self.photos if photo.camera == camera]
+
+    def of_frames(self, frames: Sequence[int]) -> Drive:
+        """The drive with the photos and points of some frames only, the others' out of reach; boxes and times stay."""
+        return replace(self, photos=[photo for photo in self.photos if photo.frame in set(frames)],
+                       source=_Part(self.source, frozenset(frames)), key=f"{self.key}-part")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A source of some frames."""
+
+    source: Source
+    frames: frozenset[int]
+
+    def picture(self, photo: Photo) -> bytes:
+        if photo.frame not in self.frames:
+            raise ValueError(f"frame {photo.frame} is not in this part of the drive")
+        return self.source.picture(photo)
+
+    def points(self, frame: int) -> Points:
+        return self.source.points(frame) if frame in self.frames else Points.cat([])
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import numpy as np
 
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.drives.assembly import (
-    Boxes, content_key, gap_notes, missing_pictures, nearest_to_frames, read_picture)
-from chopgrad_ns.data.drives.drive import Drive, Photo, Points, Pose, RigCamera, Selection, in_first_frame, moved
+    Boxes, content_key, gap_notes, missing_files, photos_for_frames, read_picture)
+from chopgrad_ns.data.drives.drive import Drive, Photo, Points, Pose, RigCamera, Selection, in_first_frame
 from chopgrad_ns.data.drives.motion import Motion, pose_of
 from chopgrad_ns.errors import UserError
 
@@ -56,13 +56,12 @@ def read_nuscenes(path: Path, selection: Selection = Selection(), version: str |
     if missing:
         raise UserError(f"{path / version} lacks the table {missing[0]} of nuScenes"
                         f"{f' and {len(missing) - 1} more' if missing[1:] else ''}; fetch its metadata again.")
-    key = content_key(tables, "nuscenes", selection, scene, sweeps)
     with _whole_tables(path / version):
         kit = _kit(str(path), version, content_key(tables))
-        return _read(kit, _scene(kit, scene, path / version), selection, sweeps, key)
+        return _read(kit, tables, _scene(kit, scene, path / version), selection, sweeps)
 
 
-def _read(kit: NuScenes, scene: dict, selection: Selection, sweeps: bool, key: str) -> Drive:
+def _read(kit: NuScenes, tables: list[Path], scene: dict, selection: Selection, sweeps: bool) -> Drive:
     where = f"{scene['name']} of {kit.version}"
     samples = {sample["token"]: sample for sample in kit.sample if sample["scene_token"] == scene["token"]}
     channels: dict[str, list[dict]] = {}
@@ -85,19 +84,19 @@ def _read(kit: NuScenes, scene: dict, selection: Selection, sweeps: bool, key: s
         motion = Motion.through([_seconds(record, start) for record in channels[name]],
                                 [_vehicle(kit, record) for record in channels[name]])
         records = [record for record in channels[name] if sweeps or record["is_key_frame"]]
-        found = nearest_to_frames(np.array([_seconds(record, start) for record in records]), all_times)
-        for frame, record in ((place, records[found[frame]]) for place, frame in enumerate(chosen) if frame in found):
-            time = _seconds(record, start)
-            photo = Photo(name, frame, time, _vehicle(kit, record), f"{name} at {time:.2f} s of {where}",
-                          *motion.velocities(time))
-            photos.append(moved(photo, world_from_source))
-            pictures[name, frame] = Path(kit.dataroot, record["filename"])
-    missing_pictures(pictures.values(), "fetch the scene's part of nuScenes" + (", sweeps too" if sweeps else ""))
-    actors, notes = _actors(kit, samples, times, start, world_from_source)
+        taken = np.array([_seconds(record, start) for record in records])
+        for photo, index in photos_for_frames(name, taken, motion, all_times, chosen, world_from_source, where):
+            photos.append(photo)
+            pictures[name, photo.frame] = Path(kit.dataroot, records[index]["filename"])
     lidars = [(Path(kit.dataroot, record["filename"]), world_from_source @ _vehicle(kit, record) @ _sensor(kit, record))
               for record in turns]
+    files = [*pictures.values(), *(file for file, _ in lidars)]
+    missing_files(files, "fetch the scene's part of nuScenes" + (", sweeps too" if sweeps else ""))
+    actors, notes = _actors(kit, samples, times, start, world_from_source)
     return Drive(scene["name"], times, world_from_source @ poses, source_from_world, cameras, photos, [LIDAR], actors,
-                 _Files(pictures, cameras, lidars), key, notes=gap_notes(all_times, chosen) + notes)
+                 _Files(pictures, cameras, lidars),
+                 content_key([*tables, *files], "nuscenes", selection, scene["token"], sweeps),
+                 notes=gap_notes(all_times, chosen) + notes)
 
 
 @dataclass(frozen=True)
@@ -132,17 +131,19 @@ def _actors(kit: NuScenes, samples: dict[str, dict], times: np.ndarray, start: i
     """
     annotated: dict[str, list[tuple[float, Pose, dict]]] = {}
     for sample in samples.values():
-        time = _seconds(kit.get("sample_data", sample["data"][LIDAR]), start)
         for annotation in (kit.get("sample_annotation", token) for token in sample["anns"]):
             pose = pose_of(annotation["rotation"], annotation["translation"], f"the annotation {annotation['token']}")
-            annotated.setdefault(annotation["instance_token"], []).append((time, world_from_source @ pose, annotation))
+            annotated.setdefault(annotation["instance_token"], []).append(
+                (_seconds(sample, start), world_from_source @ pose, annotation))
     boxes = Boxes(len(times))
     for track, rows in annotated.items():
-        motion = Motion.through([row[0] for row in rows], [row[1] for row in rows])
-        width, length, height = np.median([row[2]["size"] for row in rows], axis=0)
+        at = np.array([row[0] for row in rows])
+        motion = Motion.through(at, [row[1] for row in rows])
         poses = motion.at(times)
         for frame in motion.known(times, BRIDGED).nonzero()[0]:
-            boxes.add(track, _kind(rows[0][2]["category_name"]), int(frame), poses[frame], (length, width, height))
+            annotation = rows[np.abs(at - times[frame]).argmin()][2]
+            width, length, height = annotation["size"]
+            boxes.add(track, _kind(annotation["category_name"]), int(frame), poses[frame], (length, width, height))
     actors, notes = boxes.actors()
     return actors, notes if annotated else ["The scene has no annotations, as those for testing: nothing in it moves."]
 

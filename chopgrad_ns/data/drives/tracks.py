@@ -10,10 +10,11 @@ from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.splat.geometry import quaternions
 from chopgrad_ns.splat.torch_backend import rotations
 
-LONGEST = 0.35
-"""Seconds between two boxes beyond which it is not known what happened in between."""
-BEYOND = 0.12
-"""Seconds before the first and after the last of a row of boxes in which an actor is taken to go on as it did."""
+LONGEST = 0.35, 1.8
+"""Seconds between two boxes, or usual spacings of the recording's frames where those are more, beyond which it is not known
+what happened in between."""
+BEYOND = 0.12, 0.6
+"""The same before the first and after the last of a row of boxes, where an actor is taken to go on as it did."""
 
 
 def bracket(present: Bool[Tensor, "t"], frame_times: Float[Tensor, "t"], times: Float[Tensor, "n"]
@@ -26,21 +27,28 @@ def bracket(present: Bool[Tensor, "t"], frame_times: Float[Tensor, "t"], times: 
     if not len(known):
         zero = torch.zeros(len(times), dtype=torch.long, device=times.device)
         return zero, zero, zero.double(), zero.bool()
+    longest, beyond = _reach(frame_times)
     clock, last = frame_times[known].double(), len(known) - 1
     right = torch.searchsorted(clock, times).clamp(min(1, last), last)
     left = (right - 1).clamp_min(0)
     near = torch.where((times - clock[left]).abs() <= (times - clock[right]).abs(), left, right)
-    bridged = clock[right] - clock[left] <= LONGEST
-    there = ((times - clock[near]).abs() <= BEYOND) | (bridged & (times >= clock[left]) & (times <= clock[right]))
+    bridged = clock[right] - clock[left] <= longest
+    there = ((times - clock[near]).abs() <= beyond) | (bridged & (times >= clock[left]) & (times <= clock[right]))
     # In a gap, the motion on the other side of the nearer box goes on.
     past = (times > clock[near]).long()
     left = torch.where(bridged, left, near - past).clamp(0, last)
     right = torch.where(bridged, right, near + 1 - past).clamp(0, last)
     span = clock[right] - clock[left]
-    moves = (span > 0) & (span <= LONGEST)
+    moves = (span > 0) & (span <= longest)
     left, right = torch.where(moves, left, near), torch.where(moves, right, near)
     share = torch.where(moves & there, (times - clock[left]) / span.clamp_min(1e-9), 0.0)
     return known[left], known[right], share, there
+
+
+def _reach(frame_times: Float[Tensor, "t"]) -> tuple[float, float]:
+    """LONGEST and BEYOND in seconds: some recordings have a frame a second. A single frame stands for all times."""
+    usual = float(frame_times.diff().median()) if len(frame_times) > 1 else float("inf")
+    return max(LONGEST[0], LONGEST[1] * usual), max(BEYOND[0], BEYOND[1] * usual)
 
 
 def between(left: Float[Tensor, "n 4 4"], right: Float[Tensor, "n 4 4"], share: Float[Tensor, "n"]
@@ -60,9 +68,9 @@ def at_times(actor: Actor, frame_times: Float[Tensor, "t"], times: Float[Tensor,
              ) -> tuple[Float[Tensor, "n 4 4"], Bool[Tensor, "n"]]:
     """world_from_actor at any times, and whether the actor is there then.
 
-    Between two boxes at most 0.35 s apart places and rotations are interpolated; up to 0.12 s beyond the ends of such a
-    row the motion at the end goes on, and where a row is a single box, it stands still. Poses where it is not there mean
-    nothing. Differentiable in the actor's poses.
+    Between two boxes at most 0.35 s or 1.8 frames apart places and rotations are interpolated; up to 0.12 s or 0.6 frames
+    beyond the ends of such a row the motion at the end goes on, and where a row is a single box, it stands still. Poses
+    where it is not there mean nothing. Differentiable in the actor's poses.
     """
     left, right, share, there = bracket(actor.present, frame_times, times)
     poses = actor.world_from_actor

@@ -1,0 +1,176 @@
+"""Where the boxes of actors are in a drive's pictures, with lens distortion and rolling shutter, and which points they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+
+from chopgrad_ns.data.drives import tracks
+from chopgrad_ns.data.drives.drive import Drive, Photo, Pose, RigCamera, inverse
+from chopgrad_ns.data.drives.projection import ROUNDS, camera_at, line_times, to_pixels, widest
+
+NEAR = 0.1
+"""Metres along the optical axis nearer than which nothing of a box is seen."""
+STILL = 0.5
+"""Metres that no corner of a parked vehicle's box is moved: people draw boxes a little differently in each frame."""
+SAMPLES = 8
+"""Points on each side of a face: lens distortion and rolling shutter bend them."""
+ENLARGED = 1.08
+"""Boxes in masks of what moves, against the boxes given: mirrors and loads stick out."""
+CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
+FACES = np.array([[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2, 6, 4], [1, 3, 7, 5]])
+
+
+@dataclass(frozen=True)
+class PhotoBox:
+    """An actor's box in a picture: its index in `Drive.actors`, its pose when the middle line was exposed, and the corners
+    of the convex shape that it covers, pixels [N, 2] of the distorted picture, in order around it; they may lie somewhat
+    outside it. `nearest`: the least z in metres.
+    """
+
+    actor: int
+    world_from_actor: Pose
+    outline: Float[np.ndarray, "n 2"]
+    nearest: float
+
+
+def moving_actors(drive: Drive, tolerance: float = STILL) -> list[int]:
+    """Indices of the actors that move more than `tolerance` metres at some time."""
+    return [index for index, actor in enumerate(drive.actors) if actor.moves(tolerance)]
+
+
+def boxes_in(drive: Drive, photo: Photo, actors: Sequence[int] | None = None, enlarged: float = 1.0) -> list[PhotoBox]:
+    """The boxes that are in a picture at least in part, of all actors or of some, the farthest first."""
+    found = []
+    frame_times = torch.from_numpy(drive.times)
+    for index in range(len(drive.actors)) if actors is None else actors:
+        pose, there = tracks.at_time(drive.actors[index], frame_times, photo.middle)
+        box = _in_picture(drive, photo, index, pose.double().numpy(), enlarged) if there else None
+        if box is not None:
+            found.append(box)
+    return sorted(found, key=lambda box: -box.nearest)
+
+
+def moving_mask(drive: Drive, photo: Photo, width: int, height: int, dilation: int = 2) -> Bool[np.ndarray, "h w"]:
+    """Pixels that may show an actor that moves at some time, of a distorted picture made `width`×`height` large.
+
+    Boxes are slightly enlarged, and what they cover by `dilation` pixels more. Shadows are not covered.
+    """
+    mask = np.zeros((height, width), np.uint8)
+    for box in boxes_in(drive, photo, moving_actors(drive), ENLARGED):
+        _fill(mask, _scaled(drive.cameras[photo.camera], box.outline, width, height), 1)
+    if dilation:
+        mask = cv2.dilate(mask, np.ones((2 * dilation + 1,) * 2, np.uint8))
+    return mask.astype(bool)
+
+
+def actor_ids_from_boxes(drive: Drive, photo: Photo, width: int, height: int) -> UInt8[np.ndarray, "h w"]:
+    """k + 1 where actor k's box is the nearest in a pixel, 0 for the background: what a recording without truth can tell.
+
+    Raises ValueError for more than 255 actors: give a drive with those that matter.
+    """
+    if len(drive.actors) > 255:
+        raise ValueError(f"{len(drive.actors)} actors, where maps of ids hold 255")
+    ids = np.zeros((height, width), np.uint8)
+    for box in boxes_in(drive, photo):
+        _fill(ids, _scaled(drive.cameras[photo.camera], box.outline, width, height), box.actor + 1)
+    return ids
+
+
+def actors_at(drive: Drive, frame: int, xyz: Float[np.ndarray, "n 3"], margin: float = 0.0) -> Int[np.ndarray, "n"]:
+    """Index of the actor in whose box, `margin` metres larger all around, each point of a frame is; −1 for none."""
+    owner = np.full(len(xyz), -1)
+    order = np.argsort(xyz[:, 0])
+    sorted_x = xyz[order, 0]
+    for index, actor in enumerate(drive.actors):
+        if not actor.present[frame]:
+            continue
+        half, pose = actor.size.double().numpy() / 2 + margin, actor.world_from_actor[frame].double().numpy()
+        reach = np.abs(pose[0, :3]) @ half
+        low, high = np.searchsorted(sorted_x, [pose[0, 3] - reach, pose[0, 3] + reach])
+        near = order[low:high]
+        local = (xyz[near].astype(np.float64) - pose[:3, 3]) @ pose[:3, :3]
+        owner[near[(np.abs(local) <= half).all(axis=1)]] = index
+    return owner
+
+
+def _in_picture(drive: Drive, photo: Photo, index: int, pose: Pose, enlarged: float) -> PhotoBox | None:
+    camera = drive.cameras[photo.camera]
+    camera_from_actor = inverse(camera_at(drive, photo, np.array([photo.middle]))[0]) @ pose
+    corners = CORNERS * drive.actors[index].size.double().numpy() * enlarged
+    local = corners @ camera_from_actor[:3, :3].T + camera_from_actor[:3, 3]
+    limits = _frustum(widest(camera))
+    sides = local @ limits[:, :3].T + limits[:, 3]
+    if (sides < 0).all(axis=0).any():
+        return None
+    faces = [local[face] for face in FACES]
+    if (sides < 0).any():
+        faces = [face for face in (_clipped(face, limits) for face in faces) if len(face)]
+    if not faces:
+        return None
+    dense = np.concatenate([_subdivided(face) for face in faces])
+    uv, ahead = _seen(drive, photo, index, pose, camera_from_actor, dense)
+    if ahead.sum() < 3:
+        return None
+    outline = cv2.convexHull(uv[ahead].astype(np.float32))[:, 0]
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    if (high <= 0).any() or low[0] >= camera.width or low[1] >= camera.height:
+        return None
+    return PhotoBox(index, pose, outline.astype(np.float64), float(dense[:, 2].min()))
+
+
+def _frustum(reach: float) -> Float[np.ndarray, "5 4"]:
+    """Planes whose inner side is seen: near, right, left, below, above."""
+    return np.array([[0, 0, 1, -NEAR], [-1, 0, reach, 0], [1, 0, reach, 0], [0, -1, reach, 0], [0, 1, reach, 0]], np.float64)
+
+
+def _clipped(face: Float[np.ndarray, "n 3"], planes: Float[np.ndarray, "p 4"]) -> Float[np.ndarray, "m 3"]:
+    """What is left of a convex polygon on the inner side of all planes (Sutherland and Hodgman)."""
+    for plane in planes:
+        side, left = face @ plane[:3] + plane[3], []
+        for here, there, a, b in zip(face, np.roll(face, -1, axis=0), side, np.roll(side, -1)):
+            if a >= 0:
+                left.append(here)
+            if (a >= 0) != (b >= 0):
+                left.append(here + a / (a - b) * (there - here))
+        if not left:
+            return np.zeros((0, 3))
+        face = np.array(left)
+    return face
+
+
+def _subdivided(face: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "m 3"]:
+    share = np.arange(SAMPLES)[:, None, None] / SAMPLES
+    return (face + share * (np.roll(face, -1, axis=0) - face)).reshape(-1, 3)
+
+
+def _seen(drive: Drive, photo: Photo, index: int, pose: Pose, camera_from_actor: Pose, local: Float[np.ndarray, "n 3"]
+          ) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
+    """Pixels of points on a box, given in the camera's frame when the middle line is exposed: both move meanwhile."""
+    camera = drive.cameras[photo.camera]
+    uv, ahead = to_pixels(camera, local)
+    if photo.shutter is None or camera.first_line is None:
+        return uv, ahead
+    fixed = np.concatenate([local, np.ones((len(local), 1))], axis=1) @ inverse(camera_from_actor).T
+    frame_times = torch.from_numpy(drive.times)
+    for _ in range(ROUNDS):
+        times = line_times(camera, photo, uv)
+        poses, there = tracks.at_times(drive.actors[index], frame_times, torch.from_numpy(times))
+        placed = np.where(there.numpy()[:, None, None], poses.double().numpy(), pose)
+        now = inverse(camera_at(drive, photo, times)) @ placed
+        uv, ahead = to_pixels(camera, np.einsum("nij,nj->ni", now, fixed)[:, :3])
+    return uv, ahead
+
+
+def _scaled(camera: RigCamera, outline: Float[np.ndarray, "n 2"], width: int, height: int) -> Float[np.ndarray, "n 2"]:
+    return outline * [width / camera.width, height / camera.height]
+
+
+def _fill(picture: UInt8[np.ndarray, "h w"], outline: Float[np.ndarray, "n 2"], value: int) -> None:
+    """OpenCV's pixel centres are whole numbers; its sixteenths of a pixel are exact enough."""
+    cv2.fillConvexPoly(picture, np.round((outline - 0.5) * 16).astype(np.int32), value, shift=4)

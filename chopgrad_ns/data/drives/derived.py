@@ -1,0 +1,224 @@
+"""What a drive's lidar points tell about its pictures and its scene: depth, and coloured points to start a splat from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor
+
+from chopgrad_ns.data.depths import CELL, HIDDEN, depths_from_points, nearest_around
+from chopgrad_ns.data.drives import tracks
+from chopgrad_ns.data.drives.boxes import actors_at, moving_actors, moving_mask
+from chopgrad_ns.data.drives.drive import Drive, Photo, RigCamera
+from chopgrad_ns.data.drives.projection import project
+from chopgrad_ns.errors import UserError
+from chopgrad_ns.splat.cameras import Cameras
+
+MARGIN = 0.1
+"""Metres around a box in which points may still be of its actor."""
+GROUND = 0.1
+"""Metres above a box's bottom up to which points are of the road."""
+FINEST = 0.05, 0.1
+"""Metres: sides of the voxels of which each keeps one point at most, of actors and of what stands still."""
+LEAST_WIDTH = 480
+"""Pixels: pictures are decoded as small as their format can, but not narrower, to colour points."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Coloured points: `xyz` [N, 3] in metres, `rgb` [N, 3] in 0…1."""
+
+    xyz: Float32[np.ndarray, "n 3"]
+    rgb: Float32[np.ndarray, "n 3"]
+
+
+def points_at(drive: Drive, frame: int, time: float) -> Float32[np.ndarray, "n 3"]:
+    """A frame's lidar points as they are at another time near by: those in the box of an actor move with it.
+
+    Points of actors that are not there any more at `time` are left out.
+    """
+    xyz = drive.source.points(frame).xyz
+    owner = actors_at(drive, frame, xyz, MARGIN)
+    frame_times, kept = torch.from_numpy(drive.times), np.ones(len(xyz), bool)
+    moved = xyz.astype(np.float64)
+    for index in np.unique(owner[owner >= 0]):
+        own, actor = owner == index, drive.actors[index]
+        pose, there = tracks.at_time(actor, frame_times, time)
+        step = pose.double().numpy() @ np.linalg.inv(actor.world_from_actor[frame].double().numpy())
+        moved[own] = moved[own] @ step[:3, :3].T + step[:3, 3]
+        kept[own] = there
+    return moved[kept].astype(np.float32)
+
+
+def lidar_depth(drive: Drive, photos: Sequence[Photo], cameras: Cameras, neighbours: int = 0) -> Float[Tensor, "n 1 h w"]:
+    """Depth z in metres where lidar points of a photo's own frame fall, 0 elsewhere; hidden points are left out.
+
+    Args:
+        cameras: one for each photo, undistorted, in the drive's world (`projection.undistorted`).
+        neighbours: so many frames before and after give the points of what stands still as well.
+    """
+    if len(cameras) != len(photos):
+        raise ValueError(f"{len(cameras)} cameras for {len(photos)} photos")
+    depths = torch.zeros(len(photos), 1, cameras.height, cameras.width)
+    still: dict[int, np.ndarray] = {}
+    order = sorted(range(len(photos)), key=lambda index: photos[index].frame)
+    for frame, indices in groupby(order, key=lambda index: photos[index].frame):
+        around = [f for f in range(frame - neighbours, frame + neighbours + 1) if f != frame and 0 <= f < len(drive)]
+        still = {f: still[f] if f in still else _static(drive, f)[0] for f in around}
+        for index in indices:
+            points = np.concatenate([points_at(drive, frame, photos[index].middle), *still.values()])
+            depths[index] = depths_from_points(torch.from_numpy(points), cameras[index])[0]
+    return depths
+
+
+def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, int], None] | None = None) -> Seeds:
+    """Points of what stands still, at most `count`, evenly spread, coloured by the photos nearest in time that see them.
+
+    Points in boxes of actors, parked ones included, are left out. Raises UserError where a recording has no lidar points.
+    Of photos that must not be looked at, take them out of the drive (`dataclasses.replace`).
+
+    Args:
+        report: called with (step, steps) as photos are looked at.
+    """
+    parts = [_thinned(*_static(drive, frame), FINEST[1]) for frame in range(len(drive))]
+    xyz = np.concatenate([part for part, _ in parts])
+    frames = np.concatenate([np.full(len(part), frame) for frame, (part, _) in enumerate(parts)])
+    if not len(xyz):
+        raise UserError(f"{drive.name} has no lidar points of what stands still; take frames that have some.")
+    side = FINEST[1]
+    xyz, frames = _thinned(xyz, frames, side)
+    while len(xyz) > count:
+        side *= 1.15
+        xyz, frames = _thinned(xyz, frames, side)
+    rgb, apart = np.full((len(xyz), 3), 0.5, np.float32), np.full(len(xyz), np.inf)
+    for step, photo in enumerate(drive.photos):
+        nearer = np.abs(drive.times[frames] - photo.middle) < apart
+        if nearer.any():
+            hidden = moving_mask(drive, photo, *_small(drive.cameras[photo.camera]))
+            seen, colours = _colours(drive, photo, xyz, hidden)
+            take = nearer & seen
+            rgb[take], apart[take] = colours[take], np.abs(drive.times[frames[take]] - photo.middle)
+        if report is not None:
+            report(step + 1, len(drive.photos))
+    return Seeds(xyz, _spread(xyz, rgb, np.isfinite(apart)))
+
+
+def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000) -> list[Seeds]:
+    """For each of some actors the points in its box over all frames, at most `count`, in the box's frame, coloured.
+
+    The road under it is left out. Of several points in 5 cm one that a photo of its frame sees is taken.
+    """
+    gathered: dict[int, list] = {index: [] for index in actors}
+    frame_times = torch.from_numpy(drive.times)
+    for frame in range(len(drive)):
+        there = [index for index in actors if drive.actors[index].present[frame]]
+        if not there:
+            continue
+        xyz = drive.source.points(frame).xyz
+        owner = actors_at(drive, frame, xyz, MARGIN)
+        xyz, owner = xyz[owner >= 0], owner[owner >= 0]
+        rgb, seen = np.full((len(xyz), 3), 0.5, np.float32), np.zeros(len(xyz), bool)
+        for photo in (photo for photo in drive.photos if photo.frame == frame):
+            moved = xyz.astype(np.float64)
+            for index in there:
+                pose, _ = tracks.at_time(drive.actors[index], frame_times, photo.middle)
+                own, pose = owner == index, pose.double().numpy()
+                moved[own] = _in_box(drive, index, frame, xyz[own]) @ pose[:3, :3].T + pose[:3, 3]
+            visible, colours = _colours(drive, photo, moved, None)
+            rgb[visible], seen = colours[visible], seen | visible
+        for index in there:
+            local = _in_box(drive, index, frame, xyz[owner == index])
+            body = local[:, 2] > -float(drive.actors[index].size[2]) / 2 + GROUND
+            gathered[index].append((local[body], rgb[owner == index][body], seen[owner == index][body]))
+    return [_actor_seeds(gathered[index], count) for index in actors]
+
+
+def _actor_seeds(parts: list, count: int) -> Seeds:
+    if not parts:
+        return Seeds(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32))
+    xyz, rgb, seen = (np.concatenate(values) for values in zip(*parts))
+    first = np.argsort(~seen, kind="stable")
+    xyz, rgb, seen = xyz[first].astype(np.float32), rgb[first], seen[first]
+    xyz, kept = _thinned(xyz, np.arange(len(xyz)), FINEST[0])
+    if len(kept) > count:
+        chosen = np.random.default_rng(0).permutation(len(kept))[:count]
+        xyz, kept = xyz[chosen], kept[chosen]
+    return Seeds(xyz, _spread(xyz, rgb[kept], seen[kept]))
+
+
+def _in_box(drive: Drive, index: int, frame: int, xyz: Float32[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    pose = drive.actors[index].world_from_actor[frame].double().numpy()
+    return (xyz.astype(np.float64) - pose[:3, 3]) @ pose[:3, :3]
+
+
+def _static(drive: Drive, frame: int) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
+    """A frame's points that are in no actor's box, and the frame for each."""
+    xyz = drive.source.points(frame).xyz
+    xyz = xyz[actors_at(drive, frame, xyz, MARGIN) < 0]
+    return xyz, np.full(len(xyz), frame)
+
+
+def _thinned(xyz: Float32[np.ndarray, "n 3"], values: Int[np.ndarray, "n"], side: float
+             ) -> tuple[Float32[np.ndarray, "m 3"], Int[np.ndarray, "m"]]:
+    """The first point of each voxel."""
+    cells = np.floor(xyz / side).astype(np.int64) + (1 << 20)
+    keys = (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
+    first = np.sort(np.unique(keys, return_index=True)[1])
+    return xyz[first], values[first]
+
+
+def _colours(drive: Drive, photo: Photo, xyz: Float[np.ndarray, "n 3"], hidden: Bool[np.ndarray, "h w"] | None
+             ) -> tuple[Bool[np.ndarray, "n"], Float32[np.ndarray, "n 3"]]:
+    """Which points a photo sees, none of the others before it and no pixel of `hidden`, and their colours in 0…1."""
+    camera = drive.cameras[photo.camera]
+    uv, z, inside = project(drive, photo, xyz)
+    picture = decoded(drive, photo, _shrink(camera))
+    height, width = picture.shape[:2]
+    column, row = (uv[inside] * [width / camera.width, height / camera.height]).astype(int).T
+    column, row, depth = np.minimum(column, width - 1), np.minimum(row, height - 1), torch.from_numpy(z[inside])
+    front = nearest_around(depth, *(torch.from_numpy(place // CELL) for place in (column, row)),
+                           *(-(-side // CELL) for side in (width, height)))
+    near = (depth <= (1 + HIDDEN) * front).numpy()
+    if hidden is not None:
+        near &= ~hidden[np.minimum(row, len(hidden) - 1), np.minimum(column, hidden.shape[1] - 1)]
+    seen, rgb = inside.copy(), np.zeros((len(xyz), 3), np.float32)
+    seen[inside] = near
+    rgb[seen] = picture[row[near], column[near]] / np.float32(255)
+    return seen, rgb
+
+
+def _shrink(camera: RigCamera) -> int:
+    return next((by for by in (8, 4, 2) if camera.width / by >= LEAST_WIDTH), 1)
+
+
+def _small(camera: RigCamera) -> tuple[int, int]:
+    """Size of a picture that is decoded to colour points, to a pixel."""
+    return -(-camera.width // _shrink(camera)), -(-camera.height // _shrink(camera))
+
+
+def decoded(drive: Drive, photo: Photo, shrink: int = 1) -> np.ndarray:
+    """A photo's pixels [H, W, 3], uint8 RGB, made smaller by 1, 2, 4 or 8. Raises UserError for what is no picture."""
+    flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+            8: cv2.IMREAD_REDUCED_COLOR_8}[shrink] | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = cv2.imdecode(np.frombuffer(drive.source.picture(photo), np.uint8), flag)
+    if picture is None:
+        raise UserError(f"The picture {photo.name} cannot be decoded; get the recording again, or choose other frames.")
+    return picture[..., ::-1]
+
+
+def _spread(xyz: Float32[np.ndarray, "n 3"], rgb: Float32[np.ndarray, "n 3"], seen: Bool[np.ndarray, "n"]
+            ) -> Float32[np.ndarray, "n 3"]:
+    """Colours, those of points that no photo sees taken from the nearest that is seen."""
+    from scipy.spatial import cKDTree
+
+    if seen.all() or not seen.any():
+        return rgb
+    rgb = rgb.copy()
+    rgb[~seen] = rgb[seen][cKDTree(xyz[seen]).query(xyz[~seen])[1]]
+    return rgb

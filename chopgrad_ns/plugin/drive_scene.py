@@ -1,0 +1,71 @@
+"""What a drive adds to a nerfstudio scene: actors and sky for the model, a rig and lidar depth for the views."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from chopgrad_ns.data.views import Rig
+from chopgrad_ns.splat.cameras import Cameras
+
+LEAST_BOXES = 2
+"""Frames in which an actor must have a box to become a thing of its own."""
+
+
+def in_metres(metadata: dict) -> tuple[Float[Tensor, "3"], float]:
+    """Translation and scale of nerfstudio's world: scale · (x + translation) for x in the drive's, in metres."""
+    moved = metadata["world"]
+    return moved[:3, 3].float(), float(metadata["scale"])
+
+
+def seconds_of(metadata: dict) -> float:
+    """How many seconds 1 is in the times of nerfstudio's cameras."""
+    return float(metadata.get("seconds", 1.0))
+
+
+def actors_and_sky(metadata: dict):
+    """`sim.fit_scene.ActorsAndSky` of the drive in a scene's metadata, with seeds from its lidar and training photos."""
+    from chopgrad_ns.data.drives.derived import actor_points
+    from chopgrad_ns.sim.fit_scene import ActorsAndSky, SeededActor
+    from chopgrad_ns.sim.sky import Sky
+
+    drive = metadata["training"]
+    chosen = [index for index, actor in enumerate(drive.actors) if int(actor.present.sum()) >= LEAST_BOXES]
+    seeds = actor_points(drive, chosen)
+    actors = [SeededActor(drive.actors[index], torch.from_numpy(seed.xyz).float(), torch.from_numpy(seed.rgb).float())
+              for index, seed in zip(chosen, seeds)]
+    translation, scale = in_metres(metadata)
+    sky = Sky.of_one_color(metadata.get("sky_color", torch.tensor([0.7, 0.75, 0.8])))
+    return ActorsAndSky(actors, torch.from_numpy(drive.times).double(), sky, translation=translation, scale=scale)
+
+
+def rig_of(metadata: dict) -> Rig:
+    """The cameras of a drive's photos, and which way is left of its vehicle."""
+    photos = metadata["photos"]
+    left = torch.stack([torch.from_numpy(photo.vehicle_at(photo.middle)[:3, 1]).float() for photo in photos])
+    return Rig([photo.camera for photo in photos], left, in_metres(metadata)[1])
+
+
+def lidar_depths(metadata: dict, cameras: Cameras) -> Float[Tensor, "n 1 h w"]:
+    """z in the units of `cameras`, one for each of the drive's photos, where its lidar points fall; 0 elsewhere."""
+    from chopgrad_ns.data.drives.derived import lidar_depth
+
+    translation, scale = in_metres(metadata)
+    return scale * lidar_depth(metadata["training"], metadata["photos"], unplaced(cameras, translation, scale))
+
+
+def unplaced(cameras: Cameras, translation: Float[Tensor, "3"], scale: float) -> Cameras:
+    """Cameras of nerfstudio's world in the drive's, in metres."""
+    poses = cameras.camera_from_world.clone()
+    poses[:, :3, 3] = poses[:, :3, 3] / scale + poses[:, :3, :3] @ translation.to(poses)
+    return replace(cameras, camera_from_world=poses)
+
+
+def placed(cameras: Cameras, translation: Float[Tensor, "3"], scale: float) -> Cameras:
+    """Cameras of a drive's world (metres) in nerfstudio's."""
+    poses = cameras.camera_from_world.clone()
+    poses[:, :3, 3] = scale * (poses[:, :3, 3] - poses[:, :3, :3] @ translation.to(poses))
+    return replace(cameras, camera_from_world=poses)
