@@ -16,7 +16,7 @@ from chopgrad_ns.data.drives.waymo_v1 import read_waymo_v1  # noqa: E402
 from chopgrad_ns.data.drives.waymo_v2 import read_waymo_v2  # noqa: E402
 from chopgrad_ns.errors import UserError  # noqa: E402
 from chopgrad_ns.sim.waymo_files import write_waymo_v2  # noqa: E402
-from tests.data.test_waymo_v2 import ALL, same  # noqa: E402
+from tests.data.waymo_folders import ALL, same  # noqa: E402
 from tests.data.waymo_recording import recording  # noqa: E402
 from tests.data.waymo_records import messages, packed, write_records, write_waymo_v1  # noqa: E402
 
@@ -141,7 +141,7 @@ WRONG = {
     "picture twice": (lambda frame: frame.images.add().CopyFrom(frame.images[1]), "camera FRONT_LEFT is twice in frame 1"),
     "unnamed picture": (lambda frame: frame.images[0].__setattr__("name", 0), "camera number 0 in frame 1"),
     "box": (lambda frame: frame.laser_labels[0].box.__setattr__("length", 0), "track ahead in record 1"),
-    "box twice": (lambda frame: frame.laser_labels.add().CopyFrom(frame.laser_labels[0]), "Track ahead has two boxes in record 1"),
+    "box twice": (lambda frame: frame.laser_labels.add().CopyFrom(frame.laser_labels[0]), "Track ahead has two boxes in"),
     "time": (lambda frame: frame.__setattr__("timestamp_micros", FRAMES[3].timestamp_micros), "two frames at"),
 }
 
@@ -155,7 +155,8 @@ def test_wrong_frames(tmp_path, name):
 def test_wrong_calibration(tmp_path):
     refusal(written(tmp_path, lambda frame: frame.context.laser_calibrations[0].beam_inclinations.pop(), 0),
             "Lidar TOP of frame 0", "16 rows", "15 beam inclinations")
-    refusal(written(tmp_path, lambda frame: frame.context.camera_calibrations[0].intrinsic.pop(), 0), "camera FRONT", "8 numbers")
+    refusal(written(tmp_path, lambda frame: frame.context.camera_calibrations[0].intrinsic.pop(), 0),
+            "camera FRONT", "8 numbers")
 
 
 def test_no_second_return_and_no_picture(tmp_path):

@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from chopgrad_ns.sim.waymo_files import beam_span, heading_box, micros, shutter_times
+from chopgrad_ns.sim.waymo_files import angular_velocity, beam_span, heading_box, micros, shutter_times
 
 WAYMO_FROM_OPENCV = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
@@ -85,7 +85,7 @@ def image(message, photo, picture, recording):
     message.name, message.image = number(dataset_pb2.CameraName, photo.camera), picture
     message.pose.transform.extend(photo.world_from_vehicle.ravel())
     message.velocity.v_x, message.velocity.v_y, message.velocity.v_z = photo.linear_velocity
-    message.velocity.w_x, message.velocity.w_y, message.velocity.w_z = photo.angular_velocity
+    message.velocity.w_x, message.velocity.w_y, message.velocity.w_z = angular_velocity(photo)
     message.pose_timestamp, message.shutter = recording.start + photo.time, recording.exposure
     message.camera_trigger_time, message.camera_readout_done_time = shutter_times(photo, recording)
 

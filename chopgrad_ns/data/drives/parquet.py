@@ -143,8 +143,8 @@ class ParquetRows:
         groups = [self._about.row_group(index) for index in range(self._about.num_row_groups)]
         # A group's columns are not asked about: pyarrow aborts over damaged ones.
         if any(not (0 <= group.total_byte_size <= LARGEST and 0 <= group.num_rows <= MOST_ROWS) for group in groups):
-            raise UserError(f"{self.path} says that a row group has negative or more than {LARGEST >> 30} GiB or {MOST_ROWS} rows, "
-                            "which cannot be; get the file again.")
+            raise UserError(f"{self.path} says that it has a row group of less than none, or of more than {LARGEST >> 30} GiB "
+                            f"or more than {MOST_ROWS} rows, which cannot be; get the file again.")
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._kept: OrderedDict[tuple, pa.Table] = OrderedDict()
 

@@ -56,8 +56,8 @@ class Records:
         content = self.start(index, length + TAIL.size)
         content, crc = content[:length], content[length:]
         if len(crc) != TAIL.size or TAIL.unpack(crc)[0] != masked_crc(content):
-            raise UserError(f"Record {index} of {self.path} (byte {begin - HEAD.size}) is damaged: its checksum is another; get "
-                            "the file again, or choose other frames.")
+            raise UserError(f"Record {index} of {self.path} (byte {begin - HEAD.size}) is damaged: its checksum is another; "
+                            "get the file again, or choose other frames.")
         return content
 
     def start(self, index: int, length: int) -> bytes:
@@ -71,8 +71,8 @@ def _place(head: bytes, at: int, size: int, where: str) -> tuple[int, int]:
     if len(head) == HEAD.size:
         length, crc = HEAD.unpack(head)
         if crc != masked_crc(head[:8]):
-            raise UserError(f"{where} has a damaged length: its checksum is another; get the file again (a TFRecord file, not "
-                            "compressed).")
+            raise UserError(f"{where} has a damaged length: its checksum is another; get the file again (a TFRecord file, "
+                            "uncompressed).")
         if length <= size - at - HEAD.size - TAIL.size:
             return at + HEAD.size, length
     raise UserError(f"{where} is cut off: the file has {size} bytes; get the file again.")

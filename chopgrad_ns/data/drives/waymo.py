@@ -76,19 +76,19 @@ def photo(frames: Frames, camera: RigCamera, frame: int, taken: float, pose: Pos
           shutter: Float[np.ndarray, "3"], direction: int, where: str) -> Photo:
     """A picture of one of the frames, from its own time and pose in the segment's world.
 
-    `velocity`: linear, then angular, NaN where they are unknown, both along the axes of the segment's world (the data
-    set's comments say "global frame" of both, in v1 and in v2). `shutter`: seconds of exposure, time of the trigger, and
-    when the last line was read out: a line at share s of the picture is exposed around trigger + exposure/2 +
-    s·(read out − trigger − exposure).
+    `velocity`: linear along the axes of the segment's world, then angular along the vehicle's, NaN where they are unknown.
+    (The data set's comments say "global frame" of both, in v1 and in v2, but its own camera model turns the angular one
+    from the vehicle's axes into the world's.) `shutter`: seconds of exposure, time of the trigger, and when the last line
+    was read out: a line at share s of the picture is exposed around trigger + exposure/2 + s·(read out − trigger − exposure).
     """
     name = f"{camera.name} of frame {frames.chosen[frame]} of {where}"
     taken -= frames.start
     if not abs(taken - frames.times[frame]) <= AWAY:
         raise UserError(f"The picture {name} was taken {taken - frames.times[frame]:.2f} s from its frame; get the file "
                         "again, or choose other frames.")
-    linear, angular = (part if np.isfinite(part).all() else None for part in (velocity[:3], velocity[3:]))
-    found = Photo(camera.name, frame, taken, check_pose(pose, f"the picture {name}"), name, linear, angular,
-                  _shutter(shutter, direction, frames, taken, name))
+    check_pose(pose, f"the picture {name}")
+    linear, angular = (part if np.isfinite(part).all() else None for part in (velocity[:3], pose[:3, :3] @ velocity[3:]))
+    found = Photo(camera.name, frame, taken, pose, name, linear, angular, _shutter(shutter, direction, frames, taken, name))
     return moved(found, frames.world_from_source)
 
 
