@@ -15,7 +15,7 @@ from chopgrad_ns.sim.world import World
 
 Change = Literal["inserted", "removed", "moved"]
 CHANGES: tuple[Change, ...] = ("inserted", "removed", "moved")
-ROOM = 1.5
+ROOM = 1.0
 """Metres between two vehicles in a row, at least."""
 OURS = (5.0, 1.9, 1.4)
 """Length and width of the vehicle that records, and how far its middle is ahead of its origin; metres."""
@@ -60,10 +60,10 @@ def _additions(world: World) -> Iterator[Vehicle]:
     kind = str(rng.choice(["car", "van"], p=[0.7, 0.3]))
     mesh, size = build_vehicle(Builder(rng, world.atlas.period), world.palette, kind)
     walk, left = world.walk, world.road.lane / 2
-    for aside, starts in ((walk.aside, np.arange(9.5, 14, 0.5)), (left, np.arange(8, 13, 0.5)),
-                          (walk.aside, np.arange(14, 60, 0.5))):
+    near = sorted(np.arange(7.0, 14.0, 0.5), key=lambda start: abs(start - 10))
+    for aside, starts in ((walk.aside, near), (left, near), (walk.aside, np.arange(14.0, 60.0, 0.5))):
         for start in starts:
-            yield Vehicle(f"{kind}-inserted", kind, size, mesh, Track(float(start), float(aside), 1.05 * walk.speed))
+            yield Vehicle(f"{kind}-inserted", kind, size, mesh, Track(float(start), float(aside), 1.02 * walk.speed))
 
 
 def _other_ways(track: Track) -> Iterator[Track]:
