@@ -105,7 +105,7 @@ class Argoverse2DataParserConfig(DriveDataParserConfig):
 class DriveDataParser(DataParser):
     """Photos, masks and lidar points of a drive, centred and scaled; x forward, y left and z up stay as they are.
 
-    `metadata` has beside the seed points: the `drive` itself; `training`, the drive with what trains only; the
+    `metadata` has beside the seed points: the `drive` itself; `training`, the drive without the frames held out; the
     `photos` of the views; and how nerfstudio's world and times came about: `world` [3, 4] and `scale`, places are scale ·
     (world · x), and the `seconds` that 1 is in `times`, which are 1 in the last frame, as nerfstudio's viewer wants them.
     Times and poses of cameras are those of the middle lines of their pictures.
@@ -125,9 +125,8 @@ class DriveDataParser(DataParser):
 
     @cached_property
     def training(self) -> Drive:
-        """The recording without the photos and lidar points of the frames that are held out."""
-        training, _ = split_frames(self.drive, self.config.every)
-        return self.drive.of_frames(sorted(training))
+        """The recording without what is held out."""
+        return self.drive.of_frames(sorted(split_frames(self.drive, self.config.every)[0]))
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         from chopgrad_ns.data.drives.files import extract
@@ -161,7 +160,7 @@ class DriveDataParser(DataParser):
 
     @cached_property
     def _points(self) -> dict:
-        """Seed points, coloured by training photos alone; none for a drive without lidar."""
+        """Seed points, of training frames and photos alone; none for a drive without lidar."""
         from chopgrad_ns.data.drives.derived import coloured_points
 
         if not self.drive.lidars:

@@ -131,6 +131,32 @@ def test_rolling_shutter_against_all_lines(first_line, speed, spin):
     assert np.abs(still - uv)[inside].max() > 3, "it matters"
 
 
+@pytest.mark.parametrize("yaw", [0, 60])
+@pytest.mark.parametrize("first_line", ["left", "right"])
+def test_what_comes_into_the_picture_while_it_is_exposed(first_line, yaw):
+    """Close to a fast vehicle, which places are in the picture at all depends on when their lines are exposed."""
+    K = np.array([[520.0, 0, 241], [0, 520, 160], [0, 0, 1]])
+    rig_camera = RigCamera("front", 480, 320, K, np.zeros(5), looking(yaw, [1.5, 0.3, 1.6]), first_line)
+    shot = photo((28.0, 11, 0), (0, 0, 0.1), Shutter(2.98, 3.02))
+    middle = shot.vehicle_at(np.array(3.0)) @ rig_camera.vehicle_from_camera
+    x, y, z = np.meshgrid(np.linspace(-0.9, 0.9, 90), np.linspace(-0.5, 0.5, 6), [3.0, 6.0, 15.0])
+    points = np.stack([x * z, y * z, z], axis=-1).reshape(-1, 3) @ middle[:3, :3].T + middle[:3, 3]
+    _, _, inside = project(drive(rig_camera, [shot]), shot, points)
+    lines = np.linspace(0, 480, 481)
+    share = lines / 480 if first_line == "left" else 1 - lines / 480
+    local = np.linalg.inv(shot.vehicle_at(2.98 + 0.04 * share) @ rig_camera.vehicle_from_camera)
+    local = np.einsum("lij,nj->nli", local[:, :3, :3], points) + local[:, None, :3, 3].swapaxes(0, 1)
+    uv = (local / local[..., 2:]) @ K.T
+    past = uv[..., 0] > lines
+    sure = (np.abs(uv[..., 0][:, [0, -1]] - lines[[0, -1]]) > 0.5).all(axis=1) & (local[..., 2] > 0.1).all(axis=1)
+    row = uv[np.arange(len(points)), (past[:, :-1] != past[:, 1:]).argmax(axis=1), 1]
+    sure &= (np.abs(row - 160) < 159) | (np.abs(row - 160) > 161)
+    expected = past[:, 0] & ~past[:, -1] & (np.abs(row - 160) < 160)
+    assert sure.sum() > 1000 and (inside == expected)[sure].all()
+    at_once = RigCamera("front", 480, 320, K, np.zeros(5), rig_camera.vehicle_from_camera)
+    assert (project(drive(at_once, [shot]), shot, points)[2] != inside).sum() > 5 and inside.sum() > 100
+
+
 def test_at_once_or_not_known():
     """Without the side that is exposed first, or without velocities, all is seen at the middle line's time."""
     rig_camera, shot = camera(), photo((20.0, 0, 0), (0, 0, 0.5), Shutter(2.99, 3.05))

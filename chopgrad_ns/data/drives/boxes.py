@@ -20,6 +20,8 @@ STILL = 0.5
 """Metres that no corner of a parked vehicle's box is moved: people draw boxes a little differently in each frame."""
 SAMPLES = 8
 """Points on each side of a face: lens distortion and rolling shutter bend them."""
+SIDES = 16
+"""Of the pyramid that boxes are clipped to: its apothem is 3 % more than the picture's corners are from the middle."""
 ENLARGED = 1.08
 """Boxes in masks of what moves, against the boxes given: mirrors and loads stick out."""
 CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
@@ -82,6 +84,14 @@ def actor_ids_from_boxes(drive: Drive, photo: Photo, width: int, height: int) ->
     return ids
 
 
+def depth_from_boxes(drive: Drive, photo: Photo, width: int, height: int) -> Float[np.ndarray, "h w"]:
+    """The least z in metres at which some actor's box, slightly enlarged, begins in a pixel; inf where there is none."""
+    depth = np.full((height, width), np.inf)
+    for box in boxes_in(drive, photo, enlarged=ENLARGED):
+        _fill(depth, _scaled(drive.cameras[photo.camera], box.outline, width, height), box.nearest)
+    return depth
+
+
 def actors_at(drive: Drive, frame: int, xyz: Float[np.ndarray, "n 3"], margin: float = 0.0) -> Int[np.ndarray, "n"]:
     """Index of the actor in whose box, `margin` metres larger all around, each point of a frame is; −1 for none."""
     owner = np.full(len(xyz), -1)
@@ -124,9 +134,14 @@ def _in_picture(drive: Drive, photo: Photo, index: int, pose: Pose, enlarged: fl
     return PhotoBox(index, pose, outline.astype(np.float64), float(dense[:, 2].min()))
 
 
-def _frustum(reach: float) -> Float[np.ndarray, "5 4"]:
-    """Planes whose inner side is seen: near, right, left, below, above."""
-    return np.array([[0, 0, 1, -NEAR], [-1, 0, reach, 0], [1, 0, reach, 0], [0, -1, reach, 0], [0, 1, reach, 0]], np.float64)
+def _frustum(reach: float) -> Float[np.ndarray, "p 4"]:
+    """Planes whose inner side is seen: the near one, and those of a pyramid in the cone that `widest` allows, which holds all
+    of the picture.
+    """
+    turns = 2 * np.pi * np.arange(SIDES) / SIDES
+    sides = np.stack([-np.cos(turns), -np.sin(turns), np.full(SIDES, 0.999 * reach * np.cos(np.pi / SIDES)), np.zeros(SIDES)],
+                     axis=1)
+    return np.concatenate([[[0, 0, 1, -NEAR]], sides])
 
 
 def _clipped(face: Float[np.ndarray, "n 3"], planes: Float[np.ndarray, "p 4"]) -> Float[np.ndarray, "m 3"]:
@@ -171,6 +186,17 @@ def _scaled(camera: RigCamera, outline: Float[np.ndarray, "n 2"], width: int, he
     return outline * [width / camera.width, height / camera.height]
 
 
-def _fill(picture: UInt8[np.ndarray, "h w"], outline: Float[np.ndarray, "n 2"], value: int) -> None:
-    """OpenCV's pixel centres are whole numbers; its sixteenths of a pixel are exact enough."""
-    cv2.fillConvexPoly(picture, np.round((outline - 0.5) * 16).astype(np.int32), value, shift=4)
+def _fill(picture: np.ndarray, outline: Float[np.ndarray, "n 2"], value: float) -> None:
+    """Set the pixels whose centres are inside a convex outline."""
+    (left, top), (right, bottom) = np.round(outline.min(axis=0)), np.round(outline.max(axis=0))
+    rows, columns = (np.arange(max(int(low), 0), min(int(high), size)) for low, high, size in
+                     ((top, bottom, picture.shape[0]), (left, right, picture.shape[1])))
+    if not len(rows) or not len(columns):
+        return
+    a, b = outline, np.roll(outline, -1, axis=0)
+    y = rows[:, None] + 0.5
+    crossed = (a[:, 1] <= y) != (b[:, 1] <= y)
+    x = a[:, 0] + (y - a[:, 1]) / np.where(a[:, 1] == b[:, 1], 1, b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0])
+    starts, ends = np.where(crossed, x, np.inf).min(axis=1), np.where(crossed, x, -np.inf).max(axis=1)
+    inside = (columns + 0.5 >= starts[:, None]) & (columns + 0.5 <= ends[:, None])
+    picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1][inside] = value

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from chopgrad_ns.data.depths import CELL, HIDDEN, depths_from_points, nearest_around
+from chopgrad_ns.data.depths import HIDDEN, depths_from_points
 from chopgrad_ns.data.drives import tracks
-from chopgrad_ns.data.drives.boxes import actors_at, moving_actors, moving_mask
+from chopgrad_ns.data.drives.boxes import actors_at, depth_from_boxes
 from chopgrad_ns.data.drives.drive import Drive, Photo, RigCamera
 from chopgrad_ns.data.drives.projection import project
 from chopgrad_ns.errors import UserError
@@ -26,6 +26,8 @@ GROUND = 0.1
 """Metres above a box's bottom up to which points are of the road."""
 FINEST = 0.05, 0.1
 """Metres: sides of the voxels of which each keeps one point at most, of actors and of what stands still."""
+CELLS = 80
+"""Cells across a picture in which points are looked for that hide others: one has some points of a lidar near by."""
 LEAST_WIDTH = 480
 """Pixels: pictures are decoded as small as their format can, but not narrower, to colour points."""
 
@@ -73,8 +75,26 @@ def lidar_depth(drive: Drive, photos: Sequence[Photo], cameras: Cameras, neighbo
         still = {f: still[f] if f in still else _static(drive, f)[0] for f in around}
         for index in indices:
             points = np.concatenate([points_at(drive, frame, photos[index].middle), *still.values()])
-            depths[index] = depths_from_points(torch.from_numpy(points), cameras[index])[0]
+            depths[index] = depths_from_points(torch.from_numpy(points), cameras[index], seen_by_lidar)[0]
     return depths
+
+
+def seen_by_lidar(z: Float[Tensor, "p"], column: Int[Tensor, "p"], row: Int[Tensor, "p"], width: int, height: int
+                  ) -> Bool[Tensor, "p"]:
+    """Which of a scan's points, given by their pixels in a picture and their depths, no others clearly hide.
+
+    A point is hidden if there are nearer ones on two opposite sides of it, in the neighbouring cells: those on one side
+    only are of the road or the wall that it is of itself.
+    """
+    side = max(2, round(width / CELLS))
+    wide, high = width // side + 3, height // side + 3
+    cell = (row // side + 1) * wide + column // side + 1
+    least = z.new_full((high * wide,), torch.inf).scatter_reduce_(0, cell, z, "amin").view(1, 1, high, wide)
+    across, along = (-torch.nn.functional.max_pool2d(-least, kernel, 1, pad).flatten()
+                     for kernel, pad in (((1, 3), (0, 1)), ((3, 1), (1, 0))))
+    vertical = torch.maximum(across[cell - wide], across[cell + wide])
+    horizontal = torch.maximum(along[cell - 1], along[cell + 1])
+    return z <= (1 + HIDDEN) * torch.minimum(vertical, horizontal)
 
 
 def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, int], None] | None = None) -> Seeds:
@@ -100,8 +120,8 @@ def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, in
     for step, photo in enumerate(drive.photos):
         nearer = np.abs(drive.times[frames] - photo.middle) < apart
         if nearer.any():
-            hidden = moving_mask(drive, photo, *_small(drive.cameras[photo.camera]))
-            seen, colours = _colours(drive, photo, xyz, hidden)
+            boxes = depth_from_boxes(drive, photo, *_small(drive.cameras[photo.camera]))
+            seen, colours = _colours(drive, photo, xyz, boxes)
             take = nearer & seen
             rgb[take], apart[take] = colours[take], np.abs(drive.times[frames[take]] - photo.middle)
         if report is not None:
@@ -173,20 +193,18 @@ def _thinned(xyz: Float32[np.ndarray, "n 3"], values: Int[np.ndarray, "n"], side
     return xyz[first], values[first]
 
 
-def _colours(drive: Drive, photo: Photo, xyz: Float[np.ndarray, "n 3"], hidden: Bool[np.ndarray, "h w"] | None
+def _colours(drive: Drive, photo: Photo, xyz: Float[np.ndarray, "n 3"], front: Float[np.ndarray, "h w"] | None
              ) -> tuple[Bool[np.ndarray, "n"], Float32[np.ndarray, "n 3"]]:
-    """Which points a photo sees, none of the others before it and no pixel of `hidden`, and their colours in 0…1."""
+    """Which points a photo sees, neither the others nor what begins at the depth `front` before them, and their colours."""
     camera = drive.cameras[photo.camera]
     uv, z, inside = project(drive, photo, xyz)
     picture = decoded(drive, photo, _shrink(camera))
     height, width = picture.shape[:2]
     column, row = (uv[inside] * [width / camera.width, height / camera.height]).astype(int).T
     column, row, depth = np.minimum(column, width - 1), np.minimum(row, height - 1), torch.from_numpy(z[inside])
-    front = nearest_around(depth, *(torch.from_numpy(place // CELL) for place in (column, row)),
-                           *(-(-side // CELL) for side in (width, height)))
-    near = (depth <= (1 + HIDDEN) * front).numpy()
-    if hidden is not None:
-        near &= ~hidden[np.minimum(row, len(hidden) - 1), np.minimum(column, hidden.shape[1] - 1)]
+    near = seen_by_lidar(depth, torch.from_numpy(column), torch.from_numpy(row), width, height).numpy()
+    if front is not None:
+        near &= z[inside] < front[np.minimum(row, len(front) - 1), np.minimum(column, front.shape[1] - 1)]
     seen, rgb = inside.copy(), np.zeros((len(xyz), 3), np.float32)
     seen[inside] = near
     rgb[seen] = picture[row[near], column[near]] / np.float32(255)

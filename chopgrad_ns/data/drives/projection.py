@@ -18,8 +18,10 @@ ENOUGH = 1e-7
 """Seconds: a line takes 20 µs and more."""
 SLOWEST = -0.2
 """How fast, in seconds of exposure a second, a place's line comes at least: some move along with the lines almost as fast."""
-AROUND = 0.5
+AROUND = 0.25
 """Of the picture's size, how far outside it places may be, when its middle line is exposed, whose lines are looked for."""
+CLOSE = 8.0
+"""Metres within which all are looked for, in whatever direction: they move past the camera that fast."""
 WIDEST = 1.05
 """Of the tangent of the angle to the optical axis at the corners, how much more is looked at: lens distortion is fitted to what
 is in the picture, and folds places farther out back into it."""
@@ -51,7 +53,8 @@ def project(drive: Drive, photo: Photo, points: Float[np.ndarray, "n 3"]
     uv, ahead = to_pixels(camera, local)
     if photo.shutter is not None and camera.first_line is not None and photo.linear_velocity is not None:
         size = np.array([camera.width, camera.height])
-        near = np.flatnonzero(ahead & (uv > -AROUND * size).all(axis=1) & (uv < (1 + AROUND) * size).all(axis=1))
+        near = ahead & (uv > -AROUND * size).all(axis=1) & (uv < (1 + AROUND) * size).all(axis=1)
+        near = np.flatnonzero(near | (np.linalg.norm(local, axis=1) < CLOSE))
         local[near], uv[near], ahead[near] = _line_by_line(camera, photo, points[near])
     inside = ahead & (uv >= 0).all(axis=1) & (uv[:, 0] < camera.width) & (uv[:, 1] < camera.height)
     return uv, local[:, 2], inside
