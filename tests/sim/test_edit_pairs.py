@@ -16,7 +16,6 @@ from chopgrad_ns.sim.edit_pairs import inserted_splat, turntable
 from chopgrad_ns.sim.edits import inserted_vehicle
 from chopgrad_ns.sim.truth import Truth
 from chopgrad_ns.splat.fit import FitSettings
-from chopgrad_ns.splat.render import render
 from tests.sim.made import made
 
 SEED, FRAMES = 4, 3
@@ -100,8 +99,6 @@ def test_what_stands_before_the_vehicle_hides_it(street):
     assert not walled.degraded.mask[..., :48].any() and open_.degraded.mask[..., :48].any()
     assert torch.equal(walled.degraded.mask[..., 48:], open_.degraded.mask[..., 48:])
     assert open_.degraded.references is None
-    seen = render(splat, turntable(made("street", SEED, 0.0), inserted_vehicle(made("street", SEED, 0.0), FRAMES)).views.cameras)
-    assert (seen.alpha > 0.5).flatten(1).any(dim=1).all()
 
 
 def test_refusals(street, tmp_path, capsys):
