@@ -40,7 +40,7 @@ def make_edits(world: World, frames: int, pixels: dict[str, int]) -> list[Edit]:
     by_size = sorted(world.vehicles, key=lambda vehicle: -pixels.get(vehicle.name, 0))
     moved = next(vehicle for vehicle in by_size if vehicle.track.speed)
     removed = next(vehicle for vehicle in by_size if vehicle is not moved)
-    added = _free(world, frames, _additions(world))
+    added = inserted_vehicle(world, frames)
     others = [vehicle for vehicle in world.vehicles if vehicle is not removed]
     elsewhere = _free(replace(world, vehicles=[vehicle for vehicle in world.vehicles if vehicle is not moved]), frames,
                       (replace(moved, track=track) for track in _other_ways(moved.track)))
@@ -52,6 +52,11 @@ def make_edits(world: World, frames: int, pixels: dict[str, int]) -> list[Edit]:
              moved.name, f"{moved.name} is {elsewhere.track.start - moved.track.start:+.1f} m along the street, "
              f"{elsewhere.track.aside - moved.track.aside:+.1f} m to the left"),
     ]
+
+
+def inserted_vehicle(world: World, frames: int) -> Vehicle:
+    """The vehicle that is inserted: the same for the same seed and number of frames."""
+    return _free(world, frames, _additions(world))
 
 
 def _additions(world: World) -> Iterator[Vehicle]:

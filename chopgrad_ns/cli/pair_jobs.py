@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal, Union
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ EVEN = 2
 class SplatWays:
     """How pairs are made of a scene with splats."""
 
-    ways: tuple[Way | Literal["actors"], ...]
+    ways: tuple[Way | Literal["actors", "edits"], ...]
     sparse_every: int
     folds: int
     underfit_steps: int
@@ -89,12 +89,12 @@ class SplatWays:
                 key = (plan.fitted, plan.settings.steps, plan.settings.max_gaussians)
                 if key not in fitted:
                     fitted.clear()  # one splat at a time
-                    fitted[key] = fit_plan(views, plan, _part_of(report, index, parts, plan.name))
+                    fitted[key] = fit_plan(views, plan, part_of(report, index, parts, plan.name))
                 return splat_pair(views, plan, fitted[key], self.references, self.keep_photos), {"gaussians": len(fitted[key])}
 
             yield plan.name, about, make
         if "actors" in self.ways:
-            yield self._reinsertion(scene, replace(named, views=views), _part_of(report, len(plans), parts, "actors"))
+            yield self._reinsertion(scene, replace(named, views=views), part_of(report, len(plans), parts, "actors"))
 
     def _reinsertion(self, scene: dict, named: NamedViews, progress: Progress) -> Planned:
         about = {"way": "actors", "scene": scene, "cameras": named.names, "references": self.references,
@@ -234,7 +234,13 @@ class VideoJob:
         return int(_hash([self.seed, self.source, first, kind]), 16) % 2**31
 
 
-Job = Union[CaptureJob, WorldJob, VideoJob]
+class Job(Protocol):
+    """A source of pairs, a dataclass; `source` is its name in the data set."""
+
+    source: str
+
+    def planned(self, report: Report) -> Iterator[Planned]:
+        """All pairs to be made of it."""
 
 
 def piece_of(job: Job) -> str:
@@ -292,7 +298,7 @@ def _kept(folder: Path, about: dict) -> StoredPair | None:
     return pair
 
 
-def _part_of(report: Report, index: int, parts: int, name: str) -> Progress:
+def part_of(report: Report, index: int, parts: int, name: str) -> Progress:
     """A part's steps as steps of the whole."""
     return lambda step, steps, note: report(index * steps + step, parts * steps, lambda: f"{name}, {note()}")
 
@@ -311,6 +317,9 @@ def fingerprint(source: Path) -> str:
         frames = json.loads(whole[0].read_text())["frames"]
         sizes = [source / frame[key] for frame in frames for key in ("file_path", "depth_file_path", "mask_path") if key in frame]
         sizes += frame_files(source / "actor_ids")
+    elif (source / "truth" / "world.json").exists():
+        whole = [source / "truth" / "world.json"]
+        sizes = sorted(path for name in ("lane_0", "inserted") for path in (source / "truth" / name).rglob("*.png"))
     elif any((source / name).exists() for name in COLMAP_FOLDERS):
         whole = sorted(path for path in find_colmap_model(source).glob("*") if path.is_file())
         sizes = sorted(path for path in (source / "images").rglob("*") if path.is_file())

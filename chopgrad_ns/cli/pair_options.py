@@ -41,11 +41,12 @@ class Worlds:
 class Splats:
     """How splats are fitted and shown."""
 
-    ways: Optional[Tuple[Literal["sparse", "folds", "underfit", "cameras", "actors"], ...]] = None
+    ways: Optional[Tuple[Literal["sparse", "folds", "underfit", "cameras", "actors", "edits"], ...]] = None
     """what they are fitted to: sparse (some views only), folds (k times all but a fold), underfit (all views, but stopped
     early and with few Gaussians), cameras (of a rig, all but one; photos lie in a folder for each camera), actors
-    (the surroundings without actors, which are fitted alone and put back: driving scenes with actors.json, streets); by
-    default folds for scenes and sparse for sample worlds"""
+    (the surroundings without actors, which are fitted alone and put back: driving scenes with actors.json, streets), edits
+    (a vehicle inserted into a drive of chopgrad sample street, beside the truth); by default folds for scenes, edits for
+    such drives and sparse for sample worlds"""
     sparse_every: Optional[int] = None
     """every N-th view is fitted to; by default 8 for scenes, and 8, 5 and 4 in turn for sample worlds"""
     folds: int = 3

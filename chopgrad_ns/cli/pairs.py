@@ -26,7 +26,7 @@ def run(output: Path, data: Tuple[Path, ...] = (), sample_worlds: int = 0, video
 
     Args:
         output: folder to write the pairs into, one sub-folder each
-        data: scenes (nerfstudio or COLMAP)
+        data: scenes (nerfstudio or COLMAP), and drives that chopgrad sample street made
         sample_worlds: number of sample worlds
         videos: video files, folders of frames, or folders of these
         licence: of scenes and videos; by default what a licence file beside them begins with
@@ -47,22 +47,33 @@ def run(output: Path, data: Tuple[Path, ...] = (), sample_worlds: int = 0, video
     make_all(jobs, output, workers, ray)
 
 
-def _ways(splats: Splats, usual: str, sparse_every: int):
+def _ways(splats: Splats, usual: str, sparse_every: int, source: str):
     from chopgrad_ns.cli.pair_jobs import SplatWays
+    from chopgrad_ns.errors import UserError
     from chopgrad_ns.splat.fit import FitSettings
 
-    return SplatWays(splats.ways or (usual,), splats.sparse_every or sparse_every, splats.folds, splats.underfit_steps,
+    ways = splats.ways or (usual,)
+    if usual == "edits" and ways != ("edits",):
+        raise UserError(f"{source} is a drive that chopgrad sample street made, whose pairs are edits; leave out --ways.")
+    if usual != "edits" and "edits" in ways:
+        raise UserError(f"{source} has no truth to make edits of; give another of --ways, or drives that chopgrad sample "
+                        "street made.")
+    return SplatWays(ways, splats.sparse_every or sparse_every, splats.folds, splats.underfit_steps,
                      splats.underfit_gaussians, FitSettings(steps=splats.steps), splats.references, splats.keep_photos)
 
 
 def _jobs_of_scenes(paths: Sequence[Path], scenes: Scenes, splats: Splats, licence: Optional[str]) -> list:
     from chopgrad_ns.cli.pair_jobs import CaptureJob, licence_of
+    from chopgrad_ns.cli.street_jobs import StreetJob, is_street
     from chopgrad_ns.data.scene import check_scene
 
+    streets = [path for path in paths if is_street(path)]
+    paths = [path for path in paths if path not in streets]
     for path in paths:
         check_scene(path)
-    return [CaptureJob(path.resolve(), source, licence or licence_of(path), scenes.every, scenes.views == "training",
-                       scenes.longest_side, _ways(splats, "folds", 8)) for path, source in zip(paths, map(_name, paths))]
+    jobs = [StreetJob(path.resolve(), _name(path), licence, _ways(splats, "edits", 8, str(path))) for path in streets]
+    return jobs + [CaptureJob(path.resolve(), _name(path), licence or licence_of(path), scenes.every, scenes.views == "training",
+                              scenes.longest_side, _ways(splats, "folds", 8, str(path))) for path in paths]
 
 
 def _jobs_of_worlds(count: int, worlds: Worlds, splats: Splats) -> list:
@@ -70,7 +81,8 @@ def _jobs_of_worlds(count: int, worlds: Worlds, splats: Splats) -> list:
     from chopgrad_ns.sim.pairs import sparsity_of
 
     return [WorldJob(worlds.kinds[index % len(worlds.kinds)], worlds.first_seed + index, worlds.frames, worlds.width,
-                     worlds.height, worlds.exposure_change, _ways(splats, "sparse", sparsity_of(index))) for index in range(count)]
+                     worlds.height, worlds.exposure_change,
+                     _ways(splats, "sparse", sparsity_of(index), "A sample world")) for index in range(count)]
 
 
 def _jobs_of_videos(paths: Sequence[Path], clips: Videos, licence: Optional[str]) -> list:

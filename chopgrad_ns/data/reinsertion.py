@@ -127,7 +127,7 @@ def reinsertion_pair(
     clip = replace(clip, frames=(clip.frames + torn * fill_holes(empty.rgb, empty.alpha)).clamp(0, 1),
                    actor_ids=actor_ids)
     if references:
-        clip = _with_references(clip, views, hidden, references)
+        clip = with_references(clip, views, hidden, references)
     return Pair(clip, clean=views.photos, name=name, valid=_valid(list(placed), cut).to(views.photos))
 
 
@@ -209,7 +209,7 @@ def _worth_it(actors, actor_ids, min_pixels: int, skipped: Callable[[str], None]
     return kept
 
 
-def _with_references(clip: Clip, views: Views, hidden: Bool[Tensor, "t 1 h w"], count: int) -> Clip:
+def with_references(clip: Clip, views: Views, hidden: Bool[Tensor, "t 1 h w"], count: int) -> Clip:
     """Photos of other frames, with no confidence where they or the clip show an actor or where its shadow may be."""
     bare = torch.where(hidden, 0, clip.depth)  # no depth, no belief in what a photo shows there
     choice = choose_references(clip.cameras, views.cameras, count, exclude=torch.arange(len(views)))
