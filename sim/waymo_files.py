@@ -91,6 +91,11 @@ def beam_span(lidar: Lidar) -> tuple[float, float]:
     return float(lowest - beyond), float(highest + beyond)
 
 
+def angular_velocity(photo: Photo) -> np.ndarray | None:
+    """Along the axes of the vehicle, as the format has it; the linear one is along those of the world."""
+    return None if photo.angular_velocity is None else photo.world_from_vehicle[:3, :3].T @ photo.angular_velocity
+
+
 def shutter_times(photo: Photo, recording: Recording) -> tuple[float, float]:
     """When a picture was triggered and when it was read out, in seconds since 1970."""
     first, last = (photo.shutter.first, photo.shutter.last) if photo.shutter else (photo.time, photo.time)
@@ -131,7 +136,7 @@ def _photo(photo: Photo, picture: bytes, recording: Recording) -> dict:
     triggered, read_out = shutter_times(photo, recording)
     return {names.CAMERA: names.CAMERAS[photo.camera], names.IMAGE: picture,
             names.IMAGE_POSE: photo.world_from_vehicle.ravel(), **_vector(names.LINEAR, photo.linear_velocity),
-            **_vector(names.ANGULAR, photo.angular_velocity), names.IMAGE_TIME: recording.start + photo.time,
+            **_vector(names.ANGULAR, angular_velocity(photo)), names.IMAGE_TIME: recording.start + photo.time,
             names.EXPOSURE: recording.exposure, names.TRIGGER: triggered, names.READ_OUT: read_out}
 
 

@@ -12,8 +12,12 @@ from typing import Literal
 
 from chopgrad_ns.data.parallel import run_side_by_side
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.sim.drive_files import TrueName, write_drive
 from chopgrad_ns.sim.sample import WayEnds, check_size, make_world, write_scene
 from chopgrad_ns.sim.world import KINDS, RECIPE, Kind, exposure_of
+
+Layout = Literal["nerfstudio", "waymo"]
+"""Scenes of one camera, with known depth; or recordings of a drive, of streets only."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Order:
     width: int = 192
     height: int = 128
     exposure_change: float | None = None
+    layout: Layout = "nerfstudio"
+    truth: tuple[TrueName, ...] = ()
+    """of drives, which are of the layout waymo"""
 
     @property
     def name(self) -> str:
@@ -36,12 +43,16 @@ class Order:
         if not os.path.exists(folder):  # where Path.exists raises, writing tells why
             return False
         try:
-            found = json.loads((folder / "world.json").read_text())
+            inside = folder / "truth" if self.layout == "waymo" else folder
+            found = json.loads((inside / "world.json").read_text())
             exposure, kind_of_exposure = found["exposure"], found["exposure"]["kind"]
             there = [found[key] for key in ("kind", "seed", "frames", "width", "height", "recipe")]
+            truth = {*found["videos"], *(["recorded"] if found["recorded"] else [])} if self.layout == "waymo" else set()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder} is in the way and is no sample world; move it, or name another "
                             "folder.") from error
+        if truth != set(self.truth):
+            raise UserError(f"{folder} was made with other truth ({', '.join(sorted(truth)) or 'none'}); name another folder.")
         same = there == [self.kind, self.seed, self.frames, self.width, self.height, RECIPE]
         if not same or exposure != asdict(exposure_of(self.kind, self.seed, self.exposure_change)):
             raise UserError(f"{folder} was made with other settings ({there[2]} frames of {there[3]}×{there[4]} px, "
@@ -90,4 +101,7 @@ def make_worlds(folder: Path, wanted: Sequence[Order], workers: int = 1, report:
 
 def _make(folder: Path, order: Order) -> None:
     world = make_world(order.kind, order.seed, order.exposure_change)
-    write_scene(folder / order.name, world, order.frames, order.width, order.height)
+    if order.layout == "waymo":
+        write_drive(folder / order.name, world, order.frames, order.width, order.height, order.truth)
+    else:
+        write_scene(folder / order.name, world, order.frames, order.width, order.height)

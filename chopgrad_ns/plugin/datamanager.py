@@ -18,9 +18,10 @@ from chopgrad_ns.data.views import Rig, Views
 from chopgrad_ns.distill.store import PseudoObservations
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.plugin.cameras import to_nerfstudio, to_opencv
-from chopgrad_ns.plugin.dataparser import SparseViewsDataParserConfig
+from chopgrad_ns.plugin.dataparser import SparseViewsDataParserConfig, chopgrad_sparse
 from chopgrad_ns.plugin.depths import check_units, depth_maps
 from chopgrad_ns.plugin.drive_scene import lidar_depths, rig_of, seconds_of
+from chopgrad_ns.plugin.drives import DRIVE_PARSERS
 from chopgrad_ns.plugin.model import PRIOR_DEPTH
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.sparse import DepthPrior
@@ -29,13 +30,19 @@ SIZE_TOLERANCE = 4
 """Undistortion may crop photos of one camera to sizes that differ by a few pixels; more than this is refused."""
 
 
+AnyDataParser = tyro.conf.OmitSubcommandPrefixes[tyro.extras.subcommand_type_from_defaults(
+    {"chopgrad-sparse": SparseViewsDataParserConfig(), **DRIVE_PARSERS},
+    {"chopgrad-sparse": chopgrad_sparse.description, **{name: type(parser).__doc__ for name, parser in DRIVE_PARSERS.items()}},
+    prefix_names=False)]
+
+
 @dataclass
 class SparseViewsDataManagerConfig(FullImageDatamanagerConfig):
     """Full-image data manager over sparse views and, later, refined frames."""
 
     _target: Type = field(default_factory=lambda: SparseViewsDataManager)
-    # Set through `--refine.*`; shown once, there.
-    dataparser: tyro.conf.Suppress[SparseViewsDataParserConfig] = field(default_factory=SparseViewsDataParserConfig)
+    dataparser: AnyDataParser = field(default_factory=SparseViewsDataParserConfig)
+    """a capture, or by its format's name a recorded drive"""
     longest_side: tyro.conf.Suppress[int] = 240
     pseudo_share: tyro.conf.Suppress[float] = 0.4
     # Set through the model's `depth_prior` and `depth_weight`; none are read where it is None.
@@ -145,11 +152,6 @@ class SparseViewsDataManager(FullImageDatamanager):
     def drive(self):
         """The `Drive` that the scene is, or None."""
         return self.train_dataset.metadata.get("drive")
-
-    @property
-    def includes_time(self) -> bool:
-        """Whether the viewer offers a time."""
-        return self.drive is not None
 
     def training_views(self) -> Views:
         """The training photos with their cameras and the scene's seed points; nothing that is held out.

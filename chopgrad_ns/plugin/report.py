@@ -20,6 +20,8 @@ from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.render import render
 
 FPS = 12
+LANE = "lane_"
+"""How the names of true videos beside the lane begin; the rest is the shift in metres."""
 
 
 def write_report(folder: Path, pipeline, views: Views, refine, settings, clock) -> dict:
@@ -73,19 +75,23 @@ def _stages(before, after, paths: list[Cameras], views: Views, refine, reference
 
 
 def beside_the_lane(before, after, datamanager, views: Views, refine, settings, metric) -> dict[str, dict]:
-    """For each shift of the lane in metres that a drive's truth has, what each stage is worth there; empty without truth."""
-    from chopgrad_ns.sim.truth import lanes
+    """For each shift of the lane in metres that a drive's truth has, what each stage is worth there; empty without truth.
 
-    metadata = datamanager.train_dataset.metadata
+    Frames in which the shifted camera would be inside a vehicle do not count. The pictures of lane 0 were recorded (with lens
+    distortion and rolling shutter), those of every other lane nobody has seen.
+    """
+    from chopgrad_ns.sim.truth import Truth
+
     if datamanager.drive is None or datamanager.drive.truth is None:
         return {}
-    table = {}
-    size = views.cameras.width, views.cameras.height
-    for shift, videos in lanes(datamanager.drive, views.rig.cameras(), *size).items():
-        seen = _stages(before, after, [placed(video.cameras, *in_metres(metadata)) for video in videos], views, refine,
-                       settings.references)
-        truth = torch.cat([video.frames for video in videos])
-        table[f"{shift:g}"] = {stage: evaluate_frames(frames, truth, metric) for stage, frames in seen.items()}
+    truth, metadata, table = Truth.of(datamanager.drive), datamanager.train_dataset.metadata, {}
+    cameras = [name for name in views.rig.cameras() if name in truth.cameras]
+    for lane in (name for name in truth.videos if name.startswith(LANE)):
+        videos = [truth.video(lane, camera) for camera in cameras]
+        paths = [placed(video.cameras, *in_metres(metadata)) for video in videos]
+        seen, clear = _stages(before, after, paths, views, refine, settings.references), torch.cat([v.clear for v in videos])
+        shown = torch.cat([video.frames for video in videos])[clear]
+        table[lane.removeprefix(LANE)] = {stage: evaluate_frames(frames[clear], shown, metric) for stage, frames in seen.items()}
     return table
 
 

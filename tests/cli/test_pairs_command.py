@@ -402,7 +402,7 @@ def test_actors_of_a_street_are_cut_out_and_put_back(tmp_path, capsys):
     from chopgrad_ns.data.boxes import box_depth, from_actor
 
     small = ["--frames", "10", "--width", "96", "--height", "64"]
-    main(["sample", "street", str(tmp_path / "drive"), "--seed", "1", *small])
+    main(["sample", "street", str(tmp_path / "drive"), "--seed", "1", "--layout", "nerfstudio", *small])
     named = named_views(tmp_path / "drive", 8, 96, None, hold_out=False, with_actors=True)
     assert len(named.views) == 10 and named.views.masks is not None and not named.views.masks.all()
     inside, seen = 0, 0

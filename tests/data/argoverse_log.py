@@ -63,8 +63,8 @@ def write_argoverse(log: Path, sweeps: int = 10) -> Path:
     fx, fy, cx, cy = K
     count = len(CAMERAS)
     write_table(log / "calibration" / "intrinsics.feather", {
-        "sensor_name": list(CAMERAS), "fx_px": [fx] * count, "fy_px": [fy] * count, "cx_px": [cx] * count, "cy_px": [cy] * count,
-        "k1": [-0.25] * count, "k2": [-0.13] * count, "k3": [0.2] * count,
+        "sensor_name": list(CAMERAS), "fx_px": [fx] * count, "fy_px": [fy] * count,
+        "cx_px": [cx] * count, "cy_px": [cy] * count, "k1": [-0.25] * count, "k2": [-0.13] * count, "k3": [0.2] * count,
         "height_px": [size(name)[1] for name in CAMERAS], "width_px": [size(name)[0] for name in CAMERAS]},
         {"height_px": pa.uint16(), "width_px": pa.uint16()})
     _write_annotations(log, lidar)

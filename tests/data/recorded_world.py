@@ -48,13 +48,13 @@ def seen(target_from_source: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def by_hand(K, vehicle_from_camera, map_from_vehicle, points) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and depths of places in the map, one by one."""
+    """Pixels and depths of places in the map, one by one; calibrations have pixel centres at whole numbers, drives do not."""
     pixels, depths = [], []
     for point in points:
         local = vehicle_from_camera[:3, :3].T @ (
             map_from_vehicle[:3, :3].T @ (point - map_from_vehicle[:3, 3]) - vehicle_from_camera[:3, 3])
         u, v, w = np.asarray(K) @ local
-        pixels.append([u / w, v / w])
+        pixels.append([u / w + 0.5, v / w + 0.5])
         depths.append(local[2])
     return np.array(pixels), np.array(depths)
 

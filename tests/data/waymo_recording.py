@@ -12,7 +12,7 @@ from chopgrad_ns.sim.recording import Box, Frame, Lidar, Recording, Sweep
 START = 1_553_629_304.276_125
 STEP = 0.1
 SIZE = {"FRONT": (48, 32), "FRONT_LEFT": (48, 32), "SIDE_LEFT": (48, 24)}
-ANGULAR = np.array([0.02, -0.03, 0.3])
+ANGULAR = np.array([0.1, -0.15, 0.3])
 
 
 def euler(roll, pitch, yaw, place=(0, 0, 0)):

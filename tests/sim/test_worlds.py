@@ -56,7 +56,8 @@ def test_killed_and_resumed(tmp_path, capsys):
 
 def test_streets_that_end_too_soon_are_named_and_left_out(tmp_path, capsys):
     """Seed 2 has way for 100 frames, and seed 3 for 84."""
-    command = ["sample", "street", str(tmp_path / "worlds"), "--frames", "86", "--width", "16", "--height", "16"]
+    command = ["sample", "street", str(tmp_path / "worlds"), "--layout", "nerfstudio", "--frames", "86", "--width", "16",
+               "--height", "16"]
     for made in (1, 0):
         with pytest.raises(SystemExit) as caught:
             main([*command, "--seed", "2", "--scenes", "2"])

@@ -124,7 +124,7 @@ def _cameras(intrinsics: Path, extrinsics: Path) -> dict[str, RigCamera]:
         if name not in poses or min(fx, fy, width, height) <= 0:
             raise UserError(f"The camera {name} has no pose in {extrinsics} or no size or focal length in {intrinsics}; fetch "
                             "the log again.")
-        K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+        K = np.array([[fx, 0, cx + 0.5], [0, fy, cy + 0.5], [0, 0, 1]])  # the kit's pixels have whole numbers as centres
         cameras[name] = RigCamera(name, int(width), int(height), K, np.zeros(5), poses[name])
     return cameras
 

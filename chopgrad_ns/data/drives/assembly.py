@@ -65,8 +65,9 @@ def gap_notes(times: Float[np.ndarray, "t"], chosen: list[int]) -> list[str]:
 def read_picture(path: Path, camera: RigCamera, where: str) -> bytes:
     """A picture file as it is. Raises UserError where it cannot be decoded to the end, or is not of the camera's size."""
     with open_picture(path, f"picture {path} ({where})", "fetch that file again") as picture:
-        picture.load()
         size = picture.size
+        if size == (camera.width, camera.height):
+            picture.load()
     if size != (camera.width, camera.height):
         raise UserError(f"The picture {path} ({where}) has {size[0]}x{size[1]} pixels, where the calibration has "
                         f"{camera.width}x{camera.height}; fetch the recording again.")

@@ -146,6 +146,7 @@ def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000) -> list
             continue
         xyz = drive.source.points(frame).xyz
         owner = actors_at(drive, frame, xyz, MARGIN)
+        xyz, owner = xyz[owner >= 0], owner[owner >= 0]
         rgb, seen = np.full((len(xyz), 3), 0.5, np.float32), np.zeros(len(xyz), bool)
         for photo in (photo for photo in drive.photos if photo.frame == frame):
             moved = xyz.astype(np.float64)

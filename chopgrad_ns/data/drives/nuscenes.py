@@ -158,6 +158,7 @@ def _camera(kit: NuScenes, name: str, record: dict) -> RigCamera:
     K = np.asarray(kit.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"], np.float64)
     if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
         raise UserError(f"The camera {name} of {kit.version} has no camera_intrinsic; fetch its calibrated_sensor.json again.")
+    K = K + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]  # the kit draws on pixels whose centres are whole numbers
     return RigCamera(name, int(record["width"]), int(record["height"]), K, np.zeros(5), _sensor(kit, record))
 
 
@@ -225,6 +226,6 @@ def _whole_tables(where: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The tables in {where} do not belong together or lack something ({type(error).__name__}: {error}); "
                         "fetch nuScenes' metadata again.") from error

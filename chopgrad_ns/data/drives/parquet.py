@@ -16,8 +16,8 @@ from chopgrad_ns.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LARGEST = 4 << 30
-"""Bytes that a row group may say its columns have."""
+LARGEST, MOST_ROWS = 16 << 30, 10_000_000
+"""Bytes and rows that a row group may say it has: a segment has some GB and some ten thousand boxes."""
 KEPT = 512 << 20
 """Bytes of row groups of a file that are kept: rows are asked for in other orders than they are written in."""
 
@@ -140,15 +140,17 @@ class ParquetRows:
         with self._said():
             self._about = pq.read_metadata(self.path)
             self.names = list(self._about.schema.to_arrow_schema().names)
-        counts = [self._about.row_group(index).num_rows for index in range(self._about.num_row_groups)]
-        self._ends = np.cumsum(counts, dtype=np.int64)
+        groups = [self._about.row_group(index) for index in range(self._about.num_row_groups)]
+        # A group's columns are not asked about: pyarrow aborts over damaged ones.
+        if any(not (0 <= group.total_byte_size <= LARGEST and 0 <= group.num_rows <= MOST_ROWS) for group in groups):
+            raise UserError(f"{self.path} says that it has a row group of less than none, or of more than {LARGEST >> 30} GiB "
+                            f"or more than {MOST_ROWS} rows, which cannot be; get the file again.")
+        self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._kept: OrderedDict[tuple, pa.Table] = OrderedDict()
 
     def columns(self, names: Sequence[str]) -> Columns:
         """Of all rows. Raises UserError for columns that the file lacks."""
         self._look_for(names)
-        for group in range(len(self._ends)):
-            self._bound(group, names)
         with self._said(), self._open() as file:
             return Columns(self.path, file.read(columns=list(names)))
 
@@ -158,7 +160,6 @@ class ParquetRows:
         group = int(np.searchsorted(self._ends, index, side="right"))
         key, begin = (group, *names), int(self._ends[group - 1]) if group else 0
         if key not in self._kept:
-            self._bound(group, names)
             with self._said(), self._open() as file:
                 self._kept[key] = file.read_row_group(group, columns=list(names))
             while len(self._kept) > 1 and sum(table.nbytes for table in self._kept.values()) > KEPT:
@@ -176,22 +177,13 @@ class ParquetRows:
         if missing:
             raise UserError(f"{self.path} has no column {missing[0]}; get the file again, of version 2 of the data set.")
 
-    def _bound(self, group: int, names: Sequence[str]) -> None:
-        about = self._about.row_group(group)
-        columns = [about.column(index) for index in range(about.num_columns)]
-        sizes = [column.total_uncompressed_size for column in columns
-                 if any(column.path_in_schema == name or column.path_in_schema.startswith(name + ".") for name in names)]
-        if sum(sizes) > LARGEST or min(sizes, default=0) < 0:
-            raise UserError(f"{self.path} says that its row group {group} has {sum(sizes)} bytes, which cannot be; "
-                            "get the file again.")
-
     @contextmanager
     def _said(self) -> Iterator[None]:
         import pyarrow as pa
 
         try:
             yield
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".").replace(". ", ", ")
             raise UserError(f"{self.path} cannot be read as parquet ({reason}); get the file again.") from error
 

@@ -12,8 +12,16 @@ from jaxtyping import Bool, Float
 from chopgrad_ns.data.drives.drive import Drive, Photo, RigCamera, inverse
 from chopgrad_ns.splat.cameras import Cameras
 
-ROUNDS = 6
-"""Of finding which line saw a place: each is tens of times nearer than the one before, for vehicles are slow."""
+ROUNDS = 10
+"""Of finding which line saw a place, by secants, at most: places move almost evenly through the picture while it is exposed."""
+ENOUGH = 1e-7
+"""Seconds: a line takes 20 µs and more."""
+SLOWEST = -0.2
+"""How fast, in seconds of exposure a second, a place's line comes at least: some move along with the lines almost as fast."""
+AROUND = 0.25
+"""Of the picture's size, how far outside it places may be, when its middle line is exposed, whose lines are looked for."""
+CLOSE = 8.0
+"""Metres within which all are looked for, in whatever direction: they move past the camera that fast."""
 WIDEST = 1.05
 """Of the tangent of the angle to the optical axis at the corners, how much more is looked at: lens distortion is fitted to what
 is in the picture, and folds places farther out back into it."""
@@ -41,16 +49,52 @@ def project(drive: Drive, photo: Photo, points: Float[np.ndarray, "n 3"]
     picture mean nothing.
     """
     camera, points = drive.cameras[photo.camera], np.asarray(points, np.float64)
-    times = np.full(len(points), photo.middle)
-    rolling = photo.shutter is not None and camera.first_line is not None and photo.linear_velocity is not None
-    for _ in range(ROUNDS if rolling else 1):
-        camera_from_world = inverse(camera_at(drive, photo, times if rolling else times[:1]))
-        local = np.einsum("nij,nj->ni", camera_from_world[:, :3, :3], points) + camera_from_world[:, :3, 3] \
-            if rolling else points @ camera_from_world[0, :3, :3].T + camera_from_world[0, :3, 3]
-        uv, ahead = to_pixels(camera, local)
-        times = line_times(camera, photo, uv)
+    local = into_camera(camera, photo, points, np.full(len(points), photo.middle))
+    uv, ahead = to_pixels(camera, local)
+    if photo.shutter is not None and camera.first_line is not None and photo.linear_velocity is not None:
+        size = np.array([camera.width, camera.height])
+        near = ahead & (uv > -AROUND * size).all(axis=1) & (uv < (1 + AROUND) * size).all(axis=1)
+        near = np.flatnonzero(near | (np.linalg.norm(local, axis=1) < CLOSE))
+        local[near], uv[near], ahead[near] = _line_by_line(camera, photo, points[near])
     inside = ahead & (uv >= 0).all(axis=1) & (uv[:, 0] < camera.width) & (uv[:, 1] < camera.height)
     return uv, local[:, 2], inside
+
+
+def into_camera(camera: RigCamera, photo: Photo, points: Float[np.ndarray, "n 3"], times: Float[np.ndarray, "n"]
+                ) -> Float[np.ndarray, "n 3"]:
+    """World points in the camera's frame, each at a time of its own: without a matrix for each, of which there are millions."""
+    ahead, pose = (times - photo.time)[:, None], photo.world_from_vehicle
+    away = points - pose[:3, 3]
+    if photo.linear_velocity is not None:
+        away = away - ahead * photo.linear_velocity
+        if photo.angular_velocity is not None:
+            away = _turned(away, -ahead * photo.angular_velocity)
+    vehicle_from_camera = camera.vehicle_from_camera
+    return (away @ pose[:3, :3] - vehicle_from_camera[:3, 3]) @ vehicle_from_camera[:3, :3]
+
+
+def _turned(points: Float[np.ndarray, "n 3"], by: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Each turned by a vector: its length in radians, about its direction (Rodrigues)."""
+    angle = np.linalg.norm(by, axis=1, keepdims=True)
+    across = np.cross(by, points)
+    return points + np.sinc(angle / np.pi) * across + 0.5 * np.sinc(angle / 2 / np.pi) ** 2 * np.cross(by, across)
+
+
+def _line_by_line(camera: RigCamera, photo: Photo, points: Float[np.ndarray, "n 3"]
+                  ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
+    """Places in the camera's frame when the line that saw them was exposed, and `to_pixels` of them."""
+    count = len(points)
+    local, uv, ahead = np.zeros((count, 3)), np.zeros((count, 2)), np.zeros(count, bool)
+    open_, times, step, late = np.arange(count), np.full(count, photo.middle), None, None
+    for _ in range(ROUNDS):
+        local[open_] = into_camera(camera, photo, points[open_], times)
+        uv[open_], ahead[open_] = to_pixels(camera, local[open_])
+        off = line_times(camera, photo, uv[open_]) - times
+        slope = np.full(len(off), -1.0) if late is None else np.minimum((off - late) / step, SLOWEST)
+        unsure = np.abs(off) >= ENOUGH
+        open_, late, step = open_[unsure], off[unsure], (-off / slope)[unsure]
+        times = times[unsure] + step
+    return local, uv, ahead
 
 
 def to_pixels(camera: RigCamera, local: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,10 @@ from chopgrad_ns.errors import UserError
 
 AWAY = 1.0
 """Seconds that a picture can be from its frame; frames are 0.1 s long."""
+FARTHEST = 1e8
+"""Metres from the origin of its world that anything on earth can be."""
+RANGE, MOVED = 1e4, 1e2
+"""Metres that a lidar cannot see, and that a vehicle is not moved within a frame."""
 LARGEST_PICTURE = 16384
 
 
@@ -49,8 +53,8 @@ class Frames:
 def check_pose(pose: Pose, what: str) -> Pose:
     """A pose as it is. Raises UserError where it is no rigid motion: "The pose of `what` is …"."""
     turn = pose[:3, :3]
-    good = np.isfinite(pose).all() and np.abs(turn @ turn.T - np.eye(3)).max() < 1e-3 and np.linalg.det(turn) > 0 \
-        and np.abs(pose[3] - [0, 0, 0, 1]).max() < 1e-6
+    good = (np.abs(turn) < 1.01).all() and np.abs(turn @ turn.T - np.eye(3)).max() < 1e-3 and np.linalg.det(turn) > 0 \
+        and (np.abs(pose[:3, 3]) < FARTHEST).all() and np.abs(pose[3] - [0, 0, 0, 1]).max() < 1e-6
     if not good:
         raise UserError(f"The pose of {what} is not a rigid motion; get the file again, or choose other frames and cameras.")
     return pose
@@ -61,8 +65,8 @@ def rig_camera(name: str, lens: Float[np.ndarray, "9"], vehicle_from_camera: Pos
     """A camera of the calibration, from the numbers that are named in `waymo_names.LENS` and Waymo's camera axes."""
     f_u, f_v, c_u, c_v, k1, k2, p1, p2, k3 = lens
     if not (np.isfinite(lens).all() and f_u > 0 and f_v > 0 and all(0 < side <= LARGEST_PICTURE for side in size)):
-        raise UserError(f"The calibration of {where} has {dict(zip(LENS, lens.tolist(), strict=True))} for {size[0]}x{size[1]} "
-                        "pixels, which no camera has; get the file again.")
+        raise UserError(f"The calibration of {where} has {dict(zip(LENS, lens.tolist(), strict=True))} for "
+                        f"{size[0]}x{size[1]} pixels, which no camera has; get the file again.")
     sides = {number: side for side, number in DIRECTIONS.items()}
     return RigCamera(name, *size, np.array([[f_u, 0, c_u], [0, f_v, c_v], [0, 0, 1]]), np.array([k1, k2, p1, p2, k3]),
                      check_pose(vehicle_from_camera, where) @ WAYMO_FROM_OPENCV, sides.get(direction))
@@ -72,19 +76,19 @@ def photo(frames: Frames, camera: RigCamera, frame: int, taken: float, pose: Pos
           shutter: Float[np.ndarray, "3"], direction: int, where: str) -> Photo:
     """A picture of one of the frames, from its own time and pose in the segment's world.
 
-    `velocity`: linear, then angular, NaN where they are unknown, both along the axes of the segment's world (the data
-    set's comments say "global frame" of both, in v1 and in v2). `shutter`: seconds of exposure, time of the trigger, and
-    when the last line was read out: a line at share s of the picture is exposed around trigger + exposure/2 +
-    s·(read out − trigger − exposure).
+    `velocity`: linear along the axes of the segment's world, then angular along the vehicle's, NaN where they are unknown.
+    (The data set's comments say "global frame" of both, in v1 and in v2, but its own camera model turns the angular one
+    from the vehicle's axes into the world's.) `shutter`: seconds of exposure, time of the trigger, and when the last line
+    was read out: a line at share s of the picture is exposed around trigger + exposure/2 + s·(read out − trigger − exposure).
     """
     name = f"{camera.name} of frame {frames.chosen[frame]} of {where}"
     taken -= frames.start
     if not abs(taken - frames.times[frame]) <= AWAY:
-        raise UserError(f"The picture {name} was taken {taken - frames.times[frame]:.2f} s from its frame; get the file again, "
-                        "or choose other frames.")
-    linear, angular = (part if np.isfinite(part).all() else None for part in (velocity[:3], velocity[3:]))
-    found = Photo(camera.name, frame, taken, check_pose(pose, f"the picture {name}"), name, linear, angular,
-                  _shutter(shutter, direction, frames, taken, name))
+        raise UserError(f"The picture {name} was taken {taken - frames.times[frame]:.2f} s from its frame; get the file "
+                        "again, or choose other frames.")
+    check_pose(pose, f"the picture {name}")
+    linear, angular = (part if np.isfinite(part).all() else None for part in (velocity[:3], pose[:3, :3] @ velocity[3:]))
+    found = Photo(camera.name, frame, taken, pose, name, linear, angular, _shutter(shutter, direction, frames, taken, name))
     return moved(found, frames.world_from_source)
 
 
@@ -94,8 +98,8 @@ def _shutter(shutter: Float[np.ndarray, "3"], direction: int, frames: Frames, ta
         return None  # Not recorded.
     first, last = trigger + exposure / 2 - frames.start, read_out - exposure / 2 - frames.start
     if not (exposure >= 0 and first <= last + 1e-6 and abs(first - taken) <= AWAY and abs(last - taken) <= AWAY):
-        raise UserError(f"The picture {name} was exposed for {exposure} s between {trigger} s and {read_out} s, which cannot be; "
-                        "get the file again, or choose other frames.")
+        raise UserError(f"The picture {name} was exposed for {exposure} s between {trigger} s and {read_out} s, which cannot "
+                        "be; get the file again, or choose other frames.")
     return Shutter(first, first) if direction == GLOBAL_SHUTTER else Shutter(first, max(first, last))
 
 
@@ -114,10 +118,10 @@ def missing_photos(photos: list[Photo], cameras: Sequence[str], frames: Frames, 
 
 
 def add_box(boxes: Boxes, frames: Frames, frame: int, track: str, kind: str, box: Float[np.ndarray, "7"],
-            where: Callable[[], str]) -> None:
+            where: str) -> None:
     """A box in its frame's vehicle pose: centre, length, width and height, heading about z in radians."""
     if not (np.isfinite(box).all() and (box[3:6] > 0).all()):
-        raise UserError(f"The box of track {track} in {where()} is {box.tolist()} (centre, size, heading), where finite numbers "
+        raise UserError(f"The box of track {track} in {where} is {box.tolist()} (centre, size, heading), where finite numbers "
                         "and positive sizes are needed; get the file again, or choose other frames.")
     pose, (cos, sin) = np.eye(4), (np.cos(box[6]), np.sin(box[6]))
     pose[:2, :2], pose[:3, 3] = [[cos, -sin], [sin, cos]], box[:3]
@@ -138,8 +142,8 @@ class LidarCalibration:
         values = self.values[::-1] if self.values is not None and len(self.values) else \
             uniform_inclinations(self.lowest, self.highest, rows)
         if len(values) != rows or not np.isfinite(values).all():
-            raise UserError(f"The calibration has {len(values)} beam inclinations, not all of them finite or not as many as the "
-                            f"range image of {where} has rows ({rows}); get the recording again.")
+            raise UserError(f"{where} has a range image of {rows} rows, for which the calibration has {len(values)} beam "
+                            "inclinations, or some that are not finite; get the recording again.")
         return values
 
 
@@ -150,8 +154,8 @@ def shaped(values: Float32[np.ndarray, "n"] | None, shape: Sequence[int] | None,
         return None
     shape = [] if shape is None else [int(side) for side in shape]
     if len(shape) != 3 or shape[2] != channels or min(shape) < 1 or np.prod(shape, dtype=np.float64) != len(values):
-        raise UserError(f"{where} has {len(values)} numbers for the shape {shape}, where height · width · {channels} are needed; "
-                        "get the file again, or choose other frames.")
+        raise UserError(f"{where} has {len(values)} numbers for the shape {shape}, where height · width · {channels} are "
+                        "needed; get the file again, or choose other frames.")
     return np.asarray(values, np.float32).reshape(shape)
 
 
@@ -162,18 +166,29 @@ def lidar_points(images: Sequence[Float32[np.ndarray, "h w 4"] | None], poses: F
     for number, image in enumerate(images, 1):
         if image is None:
             continue
-        if poses is not None and poses.shape[:2] != image.shape[:2]:
-            raise UserError(f"{where} has a range image of {image.shape[:2]} and poses for {poses.shape[:2]} pixels; get the "
-                            "recording again.")
-        hit = image[..., 0] > 0
-        if not (np.isfinite(image[..., :2]).all() and (poses is None or np.isfinite(poses[hit]).all())):
-            raise UserError(f"{where} has ranges or poses that are not finite; get the recording again, or choose other frames.")
+        _check_ranges(image, poses, (frames.source_from_world @ frames.world_from_vehicle[frame])[:3, 3], where)
         world_from_vehicle = frames.world_from_vehicle[frame] if poses is None else frames.world_from_source
         xyz, hit = range_image_points(image, calibration.inclinations(len(image), where), calibration.vehicle_from_lidar,
                                       world_from_vehicle, poses)
         parts.append(Points(xyz.astype(np.float32), image[hit, 1], np.full(len(xyz), number, np.uint8),
                             np.full(len(xyz), lidar, np.uint8)))
     return Points.cat(parts)
+
+
+def _check_ranges(image: Float32[np.ndarray, "h w 4"], poses: Float32[np.ndarray, "h w 6"] | None,
+                  place: Float[np.ndarray, "3"], where: str) -> None:
+    """Of a lidar in a vehicle that is at `place` in the segment's world."""
+    remedy = "get the recording again, or choose other frames"
+    if not ((np.abs(image[..., 0]) < RANGE).all() and np.isfinite(image[..., 1]).all()):
+        raise UserError(f"{where} has ranges that are not finite or beyond {RANGE:g} m, or intensities that are not finite; "
+                        f"{remedy}.")
+    if poses is None:
+        return
+    if poses.shape[:2] != image.shape[:2]:
+        raise UserError(f"{where} has a range image of {image.shape[:2]} and poses for {poses.shape[:2]} pixels; {remedy}.")
+    used = poses[image[..., 0] > 0]
+    if not (np.isfinite(used).all() and (np.abs(used[:, 3:] - place) < MOVED).all()):
+        raise UserError(f"{where} has poses of pixels that are not finite or more than {MOVED:g} m from the frame's; {remedy}.")
 
 
 def check_picture(data: bytes, camera: RigCamera, photo: Photo) -> bytes:

@@ -198,7 +198,7 @@ def _actors(file: ParquetRows | None, frames: Frames) -> tuple[list[Actor], list
     for stamp, track, row in sorted(zip(stamps, tracks, range(len(tracks)), strict=True)):
         if stamp in at:
             add_box(boxes, frames, at[stamp], track, kinds.get(codes[row], "other"), geometry[row],
-                    lambda row=row: f"row {row} of {file.path}")
+                    f"row {row} of {file.path}")
     return boxes.actors()
 
 
@@ -221,8 +221,8 @@ def _sweeps(files: dict[str, ParquetRows], frames: Frames) -> tuple[dict[str, Li
     for number, stamp in zip(frames.chosen, frames.stamps, strict=True):
         lacking = [name for name in lidars if name in posed and (name, stamp) in rows and (name, stamp) not in pose_rows]
         if lacking:
-            raise UserError(f"Lidar {lacking[0]} of frame {number} has no row in {files['lidar_pose'].path}, as it has in other "
-                            "frames; get the file again, or choose other frames.")
+            raise UserError(f"Lidar {lacking[0]} of frame {number} has no row in {files['lidar_pose'].path}, as it has in "
+                            "other frames; get the file again, or choose other frames.")
     sweeps = [[_Sweep(name, rows[name, stamp], pose_rows.get((name, stamp))) for name in lidars if (name, stamp) in rows]
               for stamp in frames.stamps]
     empty = [number for number, found in zip(frames.chosen, sweeps, strict=True) if not found]
@@ -232,7 +232,8 @@ def _sweeps(files: dict[str, ParquetRows], frames: Frames) -> tuple[dict[str, Li
 
 
 def _calibrations(file: ParquetRows) -> dict[str, LidarCalibration]:
-    columns = file.columns([names.LIDAR, names.LIDAR_EXTRINSIC, *(names.INCLINATION + part for part in ("min", "max", "values"))])
+    columns = file.columns([names.LIDAR, names.LIDAR_EXTRINSIC,
+                            *(names.INCLINATION + part for part in ("min", "max", "values"))])
     codes, poses = columns.codes(names.LIDAR, names.LIDARS), columns.poses(names.LIDAR_EXTRINSIC)
     _refuse_twice(file, codes, lambda code: f"lidar {code}")
     span, values = columns.vectors(names.INCLINATION, ("min", "max"), empty=True), columns.arrays(names.INCLINATION + "values")
