@@ -176,8 +176,7 @@ class SceneGraph:
         Raises UserError where something else is in the way.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder.is_dir() and ((folder / "scene.json").exists() or not any(folder.iterdir()))):
-            raise UserError(f"{folder} exists and holds no scene; name another folder.")
+        check_writable(folder)
         with whole_folder(folder) as unfinished:
             self.background.save(unfinished / "background.ply")
             (unfinished / "actors").mkdir()
@@ -216,6 +215,12 @@ class SceneGraph:
     def export_ply(self, path: Path, time: float = 0.0) -> None:
         """All Gaussians at a time as one 3DGS file (PLY, compressed PLY or SPZ, by its name); without the sky."""
         self.at_time(time).save(path)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError where something is that `SceneGraph.save` would not replace."""
+    if folder.exists() and not (folder.is_dir() and ((folder / "scene.json").exists() or not any(folder.iterdir()))):
+        raise UserError(f"{folder} exists and holds no scene; name another folder.")
 
 
 def _check_rigid(poses: Float[Tensor, "n 4 4"], what: str) -> None:

@@ -158,9 +158,10 @@ class SparseViewsDataManager(FullImageDatamanager):
 
         Of a drive, masks leave out what may move: for those who fit plain splats.
         """
+        photos = _stack(self.cached_train)  # straightens them, and changes the cameras
         cameras = self._cameras(self.train_dataset)
         rig = None if self.drive is None else rig_of(self.train_dataset.metadata)
-        return Views(_stack(self.cached_train), cameras, *self._seed_points(), self.prior_depths, _masks(self.cached_train), rig)
+        return Views(photos, cameras, *self._seed_points(), self.prior_depths, _masks(self.cached_train), rig)
 
     @staticmethod
     def _cameras(dataset: InputDataset) -> Cameras:
@@ -195,8 +196,9 @@ class SparseViewsDataManager(FullImageDatamanager):
 
     def held_out(self) -> HeldOut:
         """Held-out photos: for evaluation, after training."""
+        photos = _stack(self.cached_eval)
         rig = None if self.drive is None else rig_of(self.eval_dataset.metadata)
-        return HeldOut(_stack(self.cached_eval), self._cameras(self.eval_dataset), _masks(self.cached_eval), rig)
+        return HeldOut(photos, self._cameras(self.eval_dataset), _masks(self.cached_eval), rig)
 
     def _seed_points(self) -> Tuple[torch.Tensor, torch.Tensor]:
         metadata = self.train_dataparser_outputs.metadata

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from chopgrad_ns.data.views import Rig
+from chopgrad_ns.data.views import Rig, Views
 from chopgrad_ns.splat.cameras import Cameras
 
 LEAST_BOXES = 2
 """Frames in which an actor must have a box to become a thing of its own."""
+HAZE = torch.tensor([0.7, 0.75, 0.8])
+"""The colour that a sky's training begins with."""
 
 
 def in_metres(metadata: dict) -> tuple[Float[Tensor, "3"], float]:
@@ -26,20 +28,55 @@ def seconds_of(metadata: dict) -> float:
     return float(metadata.get("seconds", 1.0))
 
 
-def actors_and_sky(metadata: dict):
-    """`sim.fit_scene.ActorsAndSky` of the drive in a scene's metadata, with seeds from its lidar and training photos."""
+def seeded_actors(metadata: dict) -> list:
+    """`sim.fit_scene.SeededActor` for each actor of the drive in a scene's metadata that has boxes in a few frames, with
+    points of its lidar, coloured by training photos.
+    """
     from chopgrad_ns.data.drives.derived import actor_points
-    from chopgrad_ns.sim.fit_scene import ActorsAndSky, SeededActor
-    from chopgrad_ns.sim.sky import Sky
+    from chopgrad_ns.sim.fit_scene import SeededActor
 
     drive = metadata["training"]
     chosen = [index for index, actor in enumerate(drive.actors) if int(actor.present.sum()) >= LEAST_BOXES]
-    seeds = actor_points(drive, chosen)
-    actors = [SeededActor(drive.actors[index], torch.from_numpy(seed.xyz).float(), torch.from_numpy(seed.rgb).float())
-              for index, seed in zip(chosen, seeds)]
+    return [SeededActor(drive.actors[index], torch.from_numpy(seed.xyz).float(), torch.from_numpy(seed.rgb).float())
+            for index, seed in zip(chosen, actor_points(drive, chosen))]
+
+
+def actors_and_sky(metadata: dict):
+    """`sim.fit_scene.ActorsAndSky` of a drive, drawn in nerfstudio's world."""
+    from chopgrad_ns.sim.fit_scene import ActorsAndSky
+    from chopgrad_ns.sim.sky import Sky
+
     translation, scale = in_metres(metadata)
-    sky = Sky.of_one_color(metadata.get("sky_color", torch.tensor([0.7, 0.75, 0.8])))
-    return ActorsAndSky(actors, torch.from_numpy(drive.times).double(), sky, translation=translation, scale=scale)
+    times = torch.from_numpy(metadata["drive"].times)
+    return ActorsAndSky(seeded_actors(metadata), times, Sky.of_one_color(HAZE), translation=translation, scale=scale)
+
+
+def fit_drive(manager, settings, progress=None):
+    """The `sim.scene_graph.SceneGraph` of a drive, in its world and metres, without nerfstudio's trainer.
+
+    `manager`: a `SparseViewsDataManager` whose scene is a drive; its training views are all that is looked at. `settings`: a
+    `splat.fit.FitSettings`.
+    """
+    from chopgrad_ns.sim.fit_scene import fit_scene
+
+    metadata = manager.train_dataset.metadata
+    views = views_in_metres(manager.training_views(), metadata)
+    return fit_scene(views, seeded_actors(metadata), torch.from_numpy(metadata["drive"].times), settings, progress)
+
+
+def views_in_metres(views: Views, metadata: dict) -> Views:
+    """Views of a drive in its own world."""
+    translation, scale = in_metres(metadata)
+    depths = None if views.depths is None else views.depths / scale
+    return replace(views, cameras=unplaced(views.cameras, translation, scale), points=views.points / scale - translation,
+                   depths=depths, rig=replace(views.rig, metre=1.0))
+
+
+def similarity(translation: Float[Tensor, "3"], scale: float) -> Float[Tensor, "4 4"]:
+    """The motion x ↦ scale · x + translation."""
+    matrix = torch.diag(torch.tensor([scale, scale, scale, 1.0]))
+    matrix[:3, 3] = translation
+    return matrix
 
 
 def rig_of(metadata: dict) -> Rig:

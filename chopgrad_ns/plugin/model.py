@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chopgrad_ns.plugin.cameras import to_opencv
 from chopgrad_ns.plugin.compat import no_perceptual_download
-from chopgrad_ns.plugin.drive_scene import actors_and_sky, in_metres, seconds_of
+from chopgrad_ns.plugin.drive_scene import actors_and_sky, in_metres, seconds_of, similarity
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.fit import FitSettings, of_splat
 from chopgrad_ns.splat.gaussians import Gaussians
@@ -145,7 +145,7 @@ class RefinedSplatModel(SplatfactoModel):
 
     def _graph(self, background: Gaussians, beside):
         translation, scale = in_metres(self.metadata)
-        return beside.graph(background.transformed(_placed(-translation, 1 / scale)))
+        return beside.graph(background.transformed(similarity(-translation, 1 / scale)))
 
     def before(self) -> Gaussians | None:
         """The plain splat, or None while it is still being reconstructed."""
@@ -289,10 +289,3 @@ def _viewmat(camera_to_world: Tensor) -> Tensor:
     translation = -inverse @ camera_to_world[:, :3, 3:4]
     bottom = camera_to_world.new_tensor([[[0.0, 0.0, 0.0, 1.0]]]).expand(len(inverse), -1, -1)
     return torch.cat([torch.cat([inverse, translation], dim=2), bottom], dim=1)
-
-
-def _placed(translation: Tensor, scale: float) -> Tensor:
-    """The motion [4, 4] x ↦ scale · x + translation."""
-    matrix = torch.diag(torch.tensor([scale, scale, scale, 1.0]))
-    matrix[:3, 3] = translation
-    return matrix

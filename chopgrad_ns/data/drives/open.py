@@ -46,6 +46,12 @@ FORMATS = {
 """By the names that nerfstudio's dataparsers have."""
 
 
+def format_of(path: Path) -> str | None:
+    """The format whose layout a folder or file has; None for what is no recording."""
+    path = Path(path)
+    return next((name for name, form in FORMATS.items() if form.fits(path)), None)
+
+
 def open_drive(path: Path, kind: str | None = None, selection: Selection = Selection(), **options) -> Drive:
     """Read a recording, of the format named or of the one that its layout tells.
 
@@ -56,7 +62,7 @@ def open_drive(path: Path, kind: str | None = None, selection: Selection = Selec
         raise UserError(f"There is no format {kind} of recordings; choose among {', '.join(FORMATS)}.")
     if not path.exists():
         raise UserError(f"There is nothing at {path}; give a recording's folder or file.")
-    fitting = kind or next((name for name, form in FORMATS.items() if form.fits(path)), None)
+    fitting = kind or format_of(path)
     if fitting is None:
         known = "; ".join(f"{name}: {form.layout}" for name, form in FORMATS.items())
         raise UserError(f"{path} has the layout of no recording that can be read ({known}).")
