@@ -158,9 +158,9 @@ class SparseViewsDataManager(FullImageDatamanager):
 
         Of a drive, masks leave out what may move: for those who fit plain splats.
         """
-        cameras = self._cameras(self.train_dataset)
+        photos, cameras = _stack(self.cached_train), self._cameras(self.train_dataset)  # loading crops them
         rig = None if self.drive is None else rig_of(self.train_dataset.metadata)
-        return Views(_stack(self.cached_train), cameras, *self._seed_points(), self.prior_depths, _masks(self.cached_train), rig)
+        return Views(photos, cameras, *self._seed_points(), self.prior_depths, _masks(self.cached_train), rig)
 
     @staticmethod
     def _cameras(dataset: InputDataset) -> Cameras:
