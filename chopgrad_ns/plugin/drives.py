@@ -88,11 +88,13 @@ class NuScenesDataParserConfig(DriveDataParserConfig):
     """nuScenes, read with its kit: the folder that has v1.0-*/ in it."""
 
     kind: ClassVar[str] = "nuscenes-kit"
-    options: ClassVar[Tuple[str, ...]] = ("version", "scene")
+    options: ClassVar[Tuple[str, ...]] = ("version", "scene", "sweeps")
     version: Optional[str] = None
     """v1.0-mini or v1.0-trainval for instance, where there are several"""
     scene: Optional[str] = None
     """name of the scene that is read, where there are several"""
+    sweeps: bool = False
+    """read every sweep of the lidar as a frame, not only those that are annotated"""
 
 
 @dataclass

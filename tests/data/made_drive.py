@@ -52,7 +52,7 @@ def made_drive(rolling=True, distorted=True, frames=FRAMES):
             "beside": [pose(2.5 + 10 * t, 3.2, 0.8) for t in times]}
     actors = [Actor(name, "vehicle", torch.tensor([4.2, 1.8, 1.6]), torch.from_numpy(np.stack(poses)).float(),
                     torch.ones(frames, dtype=torch.bool)) for name, poses in cars.items()]
-    drive = Drive("made", times, vehicle, np.eye(4), cameras, photos, ["TOP"], actors, None, f"made{rolling}{distorted}{frames}")
+    drive = Drive("made", times, vehicle, np.eye(4), cameras, photos, ["TOP"], actors, None, f"{rolling}{distorted}{frames}")
     drive.source = Made(drive)
     return drive
 

@@ -12,12 +12,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from chopgrad_ns.data.drives import tracks
 from chopgrad_ns.data.drives.drive import Drive, Photo, Pose, RigCamera, inverse
-from chopgrad_ns.data.drives.projection import ROUNDS, camera_at, line_times, to_pixels, widest
+from chopgrad_ns.data.drives.projection import camera_at, line_times, to_pixels, widest
 
 NEAR = 0.1
 """Metres along the optical axis nearer than which nothing of a box is seen."""
 STILL = 0.5
 """Metres that no corner of a parked vehicle's box is moved: people draw boxes a little differently in each frame."""
+ROUNDS = 3
+"""Of finding which line sees a point of a box, which is a matter of tenths of a pixel after the first."""
 SAMPLES = 8
 """Points on each side of a face: lens distortion and rolling shutter bend them."""
 SIDES = 16

@@ -59,17 +59,9 @@ class Sample:
         return self.first.time
 
 
-def is_dgp(path: Path) -> bool:
-    """Whether a path looks like a DGP dataset or scene."""
-    path = Path(path)
-    if path.is_dir():
-        return any(path.glob("scene*.json"))
-    return path.name.startswith("scene") and path.suffix == ".json"
-
-
 def scene_file(path: Path, scene: str | None) -> Path:
     """The JSON of the scene that is meant. Raises UserError where there is none, or it is not clear which."""
-    if not is_dgp(path):
+    if not (any(path.glob("scene*.json")) if path.is_dir() else path.match("scene*.json") and path.exists()):
         raise UserError(f"{path} is no DGP dataset or scene; give a folder with scene_dataset_*.json or scene_*.json.")
     datasets = sorted(path.glob("scene_dataset*.json")) if path.is_dir() else [path] if "scene_dataset" in path.name else []
     if datasets:

@@ -37,11 +37,6 @@ CAMERA_FROM_VEHICLE = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0
 AGAIN = "get the sequence again"
 
 
-def is_kitti(path: Path) -> bool:
-    """Whether a path looks like the KITTI odometry dataset or one of its sequences."""
-    return (Path(path) / "sequences").is_dir() or (Path(path) / "calib.txt").is_file()
-
-
 def read_kitti(path: Path, selection: Selection = Selection(), sequence: str | None = None) -> Drive:
     """A sequence of the KITTI odometry dataset.
 
@@ -112,7 +107,7 @@ class _Files:
 
 
 def _folder(path: Path, sequence: str | None) -> Path:
-    if not is_kitti(path):
+    if not (path / "sequences").is_dir() and not (path / "calib.txt").is_file():
         raise UserError(f"{path} is no KITTI odometry dataset; give the folder that has sequences/ and poses/ in it.")
     if (path / "calib.txt").is_file():
         path = path.resolve()
