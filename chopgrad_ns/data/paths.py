@@ -1,6 +1,5 @@
 """Smooth camera paths made of given cameras and nothing else."""
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -35,7 +34,7 @@ def through(cameras: Cameras, frames: int) -> Cameras:
     times = cameras.times
     if times is not None:
         times = torch.lerp(times[left], times[left + 1], fraction[:, 0].to(times))
-    return _from_world(world, K, replace(cameras, times=times))
+    return _from_world(world, K, cameras, times)
 
 
 def beside(cameras: Cameras, frames: int, offset: float, look_ahead: float | None = None,
@@ -61,14 +60,14 @@ def beside(cameras: Cameras, frames: int, offset: float, look_ahead: float | Non
     new_down = torch.linalg.cross(new_forward, new_right)
     world[:, :3, :3] = torch.stack([new_right, new_down, new_forward], dim=-1)
     world[:, :3, 3] = center
-    return _from_world(world, path.K, path)
+    return _from_world(world, path.K, path, path.times)
 
 
 def shifted(cameras: Cameras, left: Float[Tensor, "n 3"], offset: float) -> Cameras:
     """Cameras moved by `offset` world units along `left` [T, 3], looking the same way: a drive in another lane."""
     world = cameras.world_from_camera.clone()
     world[:, :3, 3] += offset * left.to(world)
-    return _from_world(world, cameras.K, cameras)
+    return _from_world(world, cameras.K, cameras, cameras.times)
 
 
 def focus_distance(cameras: Cameras) -> float:
@@ -90,8 +89,8 @@ def focus_distance(cameras: Cameras) -> float:
     return float(torch.where(ahead > 0.4 * extent, ahead, extent).clamp_min(1e-3))
 
 
-def _from_world(world: Tensor, K: Tensor, like: Cameras) -> Cameras:
-    return replace(like, camera_from_world=Cameras(world, K, like.width, like.height).world_from_camera, K=K)
+def _from_world(world: Tensor, K: Tensor, like: Cameras, times: Tensor | None) -> Cameras:
+    return Cameras(Cameras(world, K, like.width, like.height).world_from_camera, K, like.width, like.height, times)
 
 
 def _catmull_rom(points: Float[Tensor, "n 3"], left: Tensor, t: Float[Tensor, "f 1"]) -> Float[Tensor, "f 3"]:

@@ -153,11 +153,6 @@ class SparseViewsDataManager(FullImageDatamanager):
         """The `Drive` that the scene is, or None."""
         return self.train_dataset.metadata.get("drive")
 
-    @property
-    def includes_time(self) -> bool:
-        """Whether the viewer offers a time."""
-        return self.drive is not None
-
     def training_views(self) -> Views:
         """The training photos with their cameras and the scene's seed points; nothing that is held out.
 

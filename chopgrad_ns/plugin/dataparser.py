@@ -40,6 +40,10 @@ class SparseViewsDataParser(DataParser):
     config: SparseViewsDataParserConfig
     downscale_factor: int = 1
 
+    def check(self) -> None:
+        """Raise UserError for a scene that cannot be read or split."""
+        self.get_dataparser_outputs(split="train")
+
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         everything = self._everything()
         names = [str(name) for name in everything.image_filenames]

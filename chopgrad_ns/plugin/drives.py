@@ -123,6 +123,15 @@ class DriveDataParser(DataParser):
         options = {name: getattr(config, name) for name in config.options}
         return open_drive(config.data, config.kind, selection, **options)
 
+    def check(self) -> None:
+        """Raise UserError for a recording that cannot be opened or split, or whose cameras' pictures are not of one size."""
+        split_frames(self.drive, self.config.every)
+        sizes = {name: (camera.width, camera.height) for name, camera in self.drive.cameras.items()}
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{name} {width}×{height}" for name, (width, height) in sizes.items())
+            raise UserError(f"The cameras of {self.drive.name} have pictures of different sizes ({listed}); choose some of one "
+                            "size with --cameras.")
+
     @cached_property
     def training(self) -> Drive:
         """The recording without what is held out."""

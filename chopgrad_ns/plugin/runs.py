@@ -52,16 +52,15 @@ class RunFolderMixin:
 
     def _check(self) -> None:
         """Refuse bad input before a folder is made for the run."""
-        from chopgrad_ns.data.scene import check_scene
         from chopgrad_ns.plugin.stages import check_settings
 
         scene = self.pipeline.datamanager.data or self.data
         if scene is None:
-            raise UserError("No scene given; add --data FOLDER with a nerfstudio transforms.json or a COLMAP model.")
-        check_scene(Path(scene))
+            raise UserError("No scene given; add --data FOLDER with a nerfstudio transforms.json or a COLMAP model, or with a "
+                            "recorded drive and the name of its format.")
         check_settings(self.refine)
         self.pipeline.datamanager.dataparser.data = Path(scene)
-        self.pipeline.datamanager.dataparser.setup().get_dataparser_outputs(split="train")
+        self.pipeline.datamanager.dataparser.setup().check()
 
     def _fingerprint(self) -> str:
         """Of all settings that the result depends on: not of logging, the viewer, or how often is saved."""

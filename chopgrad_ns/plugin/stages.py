@@ -5,6 +5,7 @@ Every stage writes its result under `RUN/stages/` when it is complete and finds 
 
 import functools
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +25,15 @@ from chopgrad_ns.progress import ProgressLines
 
 def check_settings(settings) -> None:
     """Refuse settings that could only fail later. `settings` is a `RefineSettings`."""
-    for name, least in {"every": 1, "longest_side": 32, "reconstruct_steps": 1, "folds": 0, "fold_steps": 1,
+    for name, least in {"longest_side": 32, "reconstruct_steps": 1, "folds": 0, "fold_steps": 1,
                         "sample_worlds": 0, "finetune_steps": 0, "rounds": 0, "round_steps": 0, "round_frames": 4,
                         "references": 0}.items():
         if getattr(settings, name) < least:
             raise UserError(f"--refine.{name.replace('_', '-')} is {getattr(settings, name)}; give {least} or more.")
+    if settings.every is not None and settings.every < 1:
+        raise UserError(f"--refine.every is {settings.every}; give 1 or more.")
+    if any(not math.isfinite(shift) or shift < 0 for shift in settings.lane_shifts) or not settings.lane_shifts:
+        raise UserError(f"--refine.lane-shifts are {settings.lane_shifts}; give metres of 0 or more, one at least.")
     if settings.finetune_steps and not settings.folds and not settings.sample_worlds:
         raise UserError("There is nothing to fine-tune on; give --refine.folds or --refine.sample-worlds, or "
                         "--refine.finetune-steps 0.")

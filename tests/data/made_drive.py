@@ -98,12 +98,15 @@ class Made:
     drive: Drive
     rows: int = 40
     asked: list = field(default_factory=list)
+    made: dict = field(default_factory=dict)
 
     def picture(self, photo):
         self.asked.append((photo.camera, photo.frame))
-        content = io.BytesIO()
-        Image.fromarray(seen_by(self.drive, photo)[1]).save(content, "PNG")
-        return content.getvalue()
+        if self.asked[-1] not in self.made:
+            content = io.BytesIO()
+            Image.fromarray(seen_by(self.drive, photo)[1]).save(content, "PNG")
+            self.made[self.asked[-1]] = content.getvalue()
+        return self.made[self.asked[-1]]
 
     def points(self, frame):
         azimuth, height = np.meshgrid(np.linspace(-np.pi, np.pi, 720, endpoint=False), np.linspace(-0.5, 0.02, self.rows))

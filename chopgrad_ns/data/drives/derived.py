@@ -26,8 +26,8 @@ GROUND = 0.1
 """Metres above a box's bottom up to which points are of the road."""
 FINEST = 0.05, 0.1
 """Metres: sides of the voxels of which each keeps one point at most, of actors and of what stands still."""
-CELLS = 80
-"""Cells across a picture in which points are looked for that hide others: one has some points of a lidar near by."""
+WITHIN = 40
+"""Of a picture's width, as how many pixels away those points are looked for that hide others."""
 LEAST_WIDTH = 480
 """Pixels: pictures are decoded as small as their format can, but not narrower, to colour points."""
 
@@ -83,18 +83,22 @@ def seen_by_lidar(z: Float[Tensor, "p"], column: Int[Tensor, "p"], row: Int[Tens
                   ) -> Bool[Tensor, "p"]:
     """Which of a scan's points, given by their pixels in a picture and their depths, no others clearly hide.
 
-    A point is hidden if there are nearer ones on two opposite sides of it, in the neighbouring cells: those on one side
-    only are of the road or the wall that it is of itself.
+    A point is hidden if near by there are nearer ones both above and below it, or both left and right: on a road or a wall,
+    however obliquely it is seen, depth grows one way.
     """
-    side = max(2, round(width / CELLS))
-    wide, high = width // side + 3, height // side + 3
-    cell = (row // side + 1) * wide + column // side + 1
-    least = z.new_full((high * wide,), torch.inf).scatter_reduce_(0, cell, z, "amin").view(1, 1, high, wide)
-    across, along = (-torch.nn.functional.max_pool2d(-least, kernel, 1, pad).flatten()
-                     for kernel, pad in (((1, 3), (0, 1)), ((3, 1), (1, 0))))
-    vertical = torch.maximum(across[cell - wide], across[cell + wide])
-    horizontal = torch.maximum(along[cell - 1], along[cell + 1])
+    reach = max(2, round(width / WITHIN))
+    least = z.new_full((height * width,), torch.inf).scatter_reduce_(0, row * width + column, z, "amin").view(height, width)
+    padded = torch.nn.functional.pad(least, (reach,) * 4, value=torch.inf)[None, None]
+    up_down = _least(_least(torch.nn.functional.pad(padded, (1, 1), value=torch.inf), (1, 3)), (reach, 1))
+    sideways = _least(padded, (1, reach))
+    vertical = torch.maximum(up_down[0, 0, row, column + reach], up_down[0, 0, row + reach + 1, column + reach])
+    horizontal = torch.maximum(sideways[0, 0, row + reach, column], sideways[0, 0, row + reach, column + reach + 1])
     return z <= (1 + HIDDEN) * torch.minimum(vertical, horizontal)
+
+
+def _least(depths: Float[Tensor, "1 1 h w"], window: tuple[int, int]) -> Float[Tensor, "1 1 h2 w2"]:
+    """The least in each window, by its first row and column."""
+    return -torch.nn.functional.max_pool2d(-depths, window, stride=1)
 
 
 def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, int], None] | None = None) -> Seeds:

@@ -116,6 +116,8 @@ def _sample(item: dict, data: dict, where: str) -> Sample:
                 found[name] = Datum(name, _seconds(datum["id"]["timestamp"]), _pose(content["pose"], place), content, place)
     if not images and not clouds:
         raise UserError(f"{where[0].upper()}{where[1:]} has neither a picture nor a point cloud; choose other frames.")
+    if not isinstance(item["calibration_key"], str):
+        raise TypeError(f"calibration_key of {where}")
     return Sample(where, item["calibration_key"], images, clouds)
 
 
@@ -163,7 +165,8 @@ def read_boxes(file: Path, kinds: dict[int, str]) -> list[tuple[str, str, np.nda
 
 def read_kinds(file: Path) -> dict[int, str]:
     """Kinds of actors by the numbers of the classes of the scene's 3D boxes."""
-    key = read_json(file, "scene").get("ontologies", {}).get(BOXES_3D)
+    keys = read_json(file, "scene").get("ontologies")
+    key = keys.get(BOXES_3D) if isinstance(keys, dict) else None
     if key is None:
         return {}
     ontology = file.parent / "ontology" / f"{key}.json"
