@@ -40,7 +40,7 @@ PICTURE = (144, 96)
 NEUTRAL = 1.1
 """Light on a turntable, from everywhere: about as bright as a street."""
 POINTS = 4000
-STOOD_ON = 0.1
+STOOD_ON = 0.3
 """Metres by which a vehicle may seem to be behind the ground that it stands on."""
 
 
