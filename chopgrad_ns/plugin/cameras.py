@@ -1,5 +1,7 @@
 """nerfstudio's cameras (OpenGL axes) to ours (OpenCV axes) and back: the only place where the two meet."""
 
+from dataclasses import replace
+
 import torch
 from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.cameras.cameras import CameraType
@@ -11,7 +13,8 @@ from chopgrad_ns.splat.cameras import Cameras
 def to_opencv(cameras: NerfstudioCameras, seconds: float = 1.0) -> Cameras:
     """Undistorted perspective cameras of one size. Raises UserError for other kinds or mixed sizes.
 
-    `seconds`: how long 1 is, in nerfstudio's times, which go from 0 to 1 (the viewer's slider does).
+    `seconds`: how long 1 is, in nerfstudio's times, which go from 0 to 1 (the viewer's slider does). Rolling shutters are in
+    its metadata, under our names.
     """
     cameras = cameras.flatten() if cameras.shape else cameras.reshape((1,))
     kinds = set(cameras.camera_type.flatten().tolist())
@@ -23,7 +26,9 @@ def to_opencv(cameras: NerfstudioCameras, seconds: float = 1.0) -> Cameras:
     (width, height), = sizes
     flat = (value.flatten() for value in (cameras.fx, cameras.fy, cameras.cx, cameras.cy))
     times = None if cameras.times is None else seconds * cameras.times.flatten()
-    return Cameras.from_opengl(cameras.camera_to_worlds, *flat, width=int(width), height=int(height), times=times)
+    rolling = {name: cameras.metadata[name] for name in ("readout", "motion") if name in (cameras.metadata or {})}
+    seen = Cameras.from_opengl(cameras.camera_to_worlds, *flat, width=int(width), height=int(height), times=times)
+    return replace(seen, **rolling)
 
 
 def to_nerfstudio(cameras: Cameras, seconds: float = 1.0) -> NerfstudioCameras:

@@ -98,11 +98,16 @@ def unplaced(cameras: Cameras, translation: Float[Tensor, "3"], scale: float) ->
     """Cameras of nerfstudio's world in the drive's, in metres."""
     poses = cameras.camera_from_world.clone()
     poses[:, :3, 3] = poses[:, :3, 3] / scale + poses[:, :3, :3] @ translation.to(poses)
-    return replace(cameras, camera_from_world=poses)
+    return replace(cameras, camera_from_world=poses, motion=_scaled(cameras.motion, 1 / scale))
 
 
 def placed(cameras: Cameras, translation: Float[Tensor, "3"], scale: float) -> Cameras:
     """Cameras of a drive's world (metres) in nerfstudio's."""
     poses = cameras.camera_from_world.clone()
     poses[:, :3, 3] = scale * (poses[:, :3, 3] - poses[:, :3, :3] @ translation.to(poses))
-    return replace(cameras, camera_from_world=poses)
+    return replace(cameras, camera_from_world=poses, motion=_scaled(cameras.motion, scale))
+
+
+def _scaled(motion: Float[Tensor, "n 6"] | None, scale: float) -> Float[Tensor, "n 6"] | None:
+    """Velocities in other units; turning stays."""
+    return None if motion is None else motion * motion.new_tensor([scale] * 3 + [1.0] * 3)

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, List, Optional, Tuple, Type
 
+import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
@@ -211,7 +212,20 @@ def nerfstudio_cameras(drive: Drive, photos: List[Photo], shift: torch.Tensor, s
     return Cameras(
         camera_to_worlds=poses[:, :3].float(), fx=K[:, 0, 0], fy=K[:, 1, 1], cx=K[:, 0, 2], cy=K[:, 1, 2],
         width=sizes[:, 0], height=sizes[:, 1], distortion_params=torch.stack([k1, k2, k3, torch.zeros_like(k1), p1, p2], dim=1),
-        camera_type=CameraType.PERSPECTIVE, times=torch.tensor([photo.middle / seconds for photo in photos])[:, None])
+        camera_type=CameraType.PERSPECTIVE, times=torch.tensor([photo.middle / seconds for photo in photos])[:, None],
+        metadata=rolling(drive, photos, scale))
+
+
+def rolling(drive: Drive, photos: List[Photo], scale: float) -> Optional[dict]:
+    """`readout` and `motion` of photos' cameras, as `splat.cameras.Cameras` has them; None where none has a rolling shutter."""
+    from chopgrad_ns.data.drives.projection import motion_of, readout_of
+
+    readout = np.stack([readout_of(drive.cameras[photo.camera], photo) for photo in photos])
+    if not readout.any():
+        return None
+    motion = np.stack([motion_of(drive, photo) for photo in photos])
+    motion[:, :3] *= scale
+    return {"readout": torch.from_numpy(readout).float(), "motion": torch.from_numpy(motion).float()}
 
 
 DRIVE_PARSERS = {config.kind: config for config in (

@@ -19,6 +19,7 @@ from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.mcmc import AnyDeviceMCMC
 from chopgrad_ns.splat.rasterize import rasterize
 from chopgrad_ns.splat.render import Scene
+from chopgrad_ns.splat.rolling import as_shown
 from chopgrad_ns.splat.sparse import DepthPrior, depth_loss, gaussian_regulariser, regularisation
 
 PRIOR_DEPTH = "prior_depth"
@@ -214,7 +215,7 @@ class RefinedSplatModel(SplatfactoModel):
             splat = Gaussians.merged([splat, beside.at(view).with_sh_degree(splat.sh_degree)])
             behind = beside.behind(view).permute(1, 2, 0)
         drawn, alpha, info = rasterize(
-            splat.means, splat.quats, splat.log_scales.exp(), splat.opacity_logits.sigmoid(), splat.sh, viewmat,
+            as_shown(splat.means, view), splat.quats, splat.log_scales.exp(), splat.opacity_logits.sigmoid(), splat.sh, viewmat,
             view.K.to(viewmat), view.width, view.height, sh_degree=degree, render_mode=mode,
             packed=False, absgrad=self.config.strategy == "default" and self.config.use_absgrad,
             rasterize_mode=self.config.rasterize_mode)

@@ -17,6 +17,7 @@ from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.mcmc import AnyDeviceMCMC
 from chopgrad_ns.splat.rasterize import rasterize
+from chopgrad_ns.splat.rolling import as_shown
 from chopgrad_ns.splat.sparse import DepthPrior, depth_loss, gaussian_regulariser, regularisation
 
 
@@ -211,7 +212,7 @@ def _loss(params, target: _Target, step, extent, settings, generator, beside: Be
     scene = splat if beside is None else Gaussians.merged([splat, beside.at(camera).with_sh_degree(settings.sh_degree)])
     behind = None if beside is None else beside.behind(camera)
     drawn, alpha, meta = rasterize(
-        scene.means, scene.quats, scene.log_scales.exp(), scene.opacity_logits.sigmoid(), scene.sh, camera.camera_from_world,
+        as_shown(scene.means, camera), scene.quats, scene.log_scales.exp(), scene.opacity_logits.sigmoid(), scene.sh, camera.camera_from_world,
         camera.K, camera.width, camera.height, sh_degree=degree, packed=False,
         backgrounds=background if behind is None else None, absgrad=settings.strategy == "default",
         render_mode="RGB" if depth is None else "RGB+ED")

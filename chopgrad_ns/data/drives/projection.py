@@ -41,6 +41,28 @@ def line_times(camera: RigCamera, photo: Photo, uv: Float[np.ndarray, "n 2"]) ->
     return photo.shutter.first + share * (photo.shutter.last - photo.shutter.first)
 
 
+def readout_of(camera: RigCamera, photo: Photo) -> Float[np.ndarray, "2"]:
+    """Seconds from the exposure of a picture's left border to that of its right, and from its top to its bottom; zeros where
+    all is exposed at once, or it is not known which line is first or how the vehicle moved.
+    """
+    if photo.shutter is None or camera.first_line is None or photo.linear_velocity is None:
+        return np.zeros(2)
+    taken = photo.shutter.last - photo.shutter.first
+    return {"left": [taken, 0], "right": [-taken, 0], "top": [0, taken], "bottom": [0, -taken]}[camera.first_line] * np.ones(2)
+
+
+def motion_of(drive: Drive, photo: Photo) -> Float[np.ndarray, "6"]:
+    """The camera's velocity when a photo's middle line is exposed, along its own axes in m/s, and about them in rad/s."""
+    if photo.linear_velocity is None:
+        return np.zeros(6)
+    spin = np.zeros(3) if photo.angular_velocity is None else photo.angular_velocity
+    vehicle = photo.vehicle_at(photo.middle)
+    camera = drive.cameras[photo.camera].vehicle_from_camera
+    turn = vehicle[:3, :3] @ camera[:3, :3]
+    place = vehicle[:3, :3] @ camera[:3, 3]
+    return np.concatenate([turn.T @ (photo.linear_velocity + np.cross(spin, place)), turn.T @ spin])
+
+
 def project(drive: Drive, photo: Photo, points: Float[np.ndarray, "n 3"]
             ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
     """Pixels of the distorted picture [N, 2], z depth [N] in metres, and which points are in the picture [N].
