@@ -54,7 +54,7 @@ class ActorsAndSky(torch.nn.Module):
     def at(self, camera: Cameras) -> Gaussians:
         if self.tracked is None:
             return Gaussians.from_points(torch.zeros(0, 3), torch.zeros(0, 3), 0).to(self.sky.colors)
-        return self.tracked.at(float(camera.times[0]))
+        return self.tracked.at(float(camera.times[0]), camera)
 
     def behind(self, camera: Cameras) -> Float[Tensor, "3 h w"]:
         return self.sky.seen_by(camera)

@@ -17,8 +17,10 @@ from chopgrad_ns.data.drives.tracks import at_time
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import whole_folder
 from chopgrad_ns.sim.sky import Sky
+from chopgrad_ns.sim.tracked import INSTANT
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.gaussians import Gaussians
+from chopgrad_ns.splat.rolling import carried
 
 FORMAT = 1
 
@@ -40,6 +42,21 @@ class Node:
         """world_from_actor at a time of the scene, None where it is not there (or not shown)."""
         pose, there = at_time(self.actor, frame_times, self.start + self.speed * time)
         return pose if there and self.shown else None
+
+    def placed(self, frame_times: Float[Tensor, "t"], time: float, camera: Cameras | None = None) -> Gaussians | None:
+        """Its splat in the world at a time of the scene, None where it is not there. Where the camera has a rolling shutter,
+        each Gaussian is where it is when the line that shows it is exposed.
+        """
+        pose = self.pose(frame_times, time)
+        if pose is None:
+            return None
+        splat = self.splat.transformed(pose)
+        later = None if camera is None or camera.readout is None else self.pose(frame_times, time + INSTANT)
+        if later is None:
+            return splat
+        drift = ((later - pose) / INSTANT).to(splat.means)
+        velocity = self.splat.means @ drift[:3, :3].T + drift[:3, 3]
+        return replace(splat, means=carried(splat.means, velocity, camera))
 
 
 @dataclass
@@ -64,12 +81,12 @@ class SceneGraph:
             return self.background
         if camera.times is None:
             raise ValueError("a scene with actors can only be seen by cameras with times")
-        return self.at_time(float(camera.times[0]))
+        return self.at_time(float(camera.times[0]), camera)
 
-    def at_time(self, time: float) -> Gaussians:
-        """All Gaussians at a time in seconds, in the world."""
-        placed = [(node.splat, node.pose(self.frame_times, time)) for node in self.nodes.values()]
-        return Gaussians.merged([self.background, *(splat.transformed(pose) for splat, pose in placed if pose is not None)])
+    def at_time(self, time: float, camera: Cameras | None = None) -> Gaussians:
+        """All Gaussians at a time in seconds, in the world; as the lines of a camera's rolling shutter see them, if it has one."""
+        placed = [node.placed(self.frame_times, time, camera) for node in self.nodes.values()]
+        return Gaussians.merged([self.background, *(splat for splat in placed if splat is not None)])
 
     @torch.no_grad()
     def behind(self, camera: Cameras) -> Float[Tensor, "3 h w"] | None:

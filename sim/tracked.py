@@ -11,9 +11,13 @@ from torch import Tensor
 
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.drives.tracks import between, bracket
+from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.geometry import harmonic_turns, multiply, quaternions
+from chopgrad_ns.splat.rolling import carried
 
+INSTANT = 0.01
+"""Seconds over which velocities are taken."""
 PARTS = ("means", "log_scales", "quats", "opacity_logits", "sh")
 
 
@@ -67,28 +71,38 @@ class TrackedGaussians(torch.nn.Module):
         poses = _corrected(self.recorded[index], self.shift[index], self.turn[index]).detach()
         return Actor(actor.name, actor.kind, actor.size, poses, actor.present)
 
-    def poses(self, time: float) -> tuple[Float[Tensor, "a 4 4"], Bool[Tensor, "a"]]:
-        """world_from_actor of all at a time, corrected, and which are there then."""
+    def poses(self, time: float, later: float = 0.0) -> tuple[Float[Tensor, "a 4 4"], Bool[Tensor, "a"]]:
+        """world_from_actor of all at a time, corrected, and which are there then; carried on for some seconds as they move
+        then.
+        """
         left, right, share, there = self._bracket(time)
+        span = self.frame_times[right] - self.frame_times[left]
+        share = share + torch.where(span > 0, later / span.clamp_min(1e-9), 0)
         each = torch.arange(len(left), device=left.device)
         ends = [_corrected(self.recorded[each, frames], self.shift[each, frames], self.turn[each, frames])
                 for frames in (left, right)]
         return between(*ends, share.to(self.recorded)), there
 
-    def at(self, time: float, hidden: Bool[Tensor, "a"] | None = None) -> Gaussians:
-        """Those that are there at a time, in the world that is drawn; differentiable in everything."""
+    def at(self, time: float, camera: Cameras | None = None) -> Gaussians:
+        """Those that are there at a time, in the world that is drawn; differentiable in everything.
+
+        Where the camera has a rolling shutter, each is where it is when the line that shows it is exposed.
+        """
         poses, there = self.poses(time)
-        shown = there if hidden is None else there & ~hidden
-        kept = shown[self.owner]
+        kept = there[self.owner]
         owner = self.owner[kept]
-        turn, place = poses[owner, :3, :3], poses[owner, :3, 3]
-        means = (turn @ self.means[kept, :, None])[..., 0] + place
+        means = self.scale * (_moved(poses[owner], self.means[kept]) + self.translation)
+        if camera is not None and camera.readout is not None:
+            with torch.no_grad():
+                drift = (self.poses(time, INSTANT)[0] - poses) / INSTANT
+                velocity = self.scale * _moved(drift[owner], self.means[kept])
+            means = carried(means, velocity, camera)
         quats = multiply(quaternions(poses[:, :3, :3])[owner], self.quats[kept])
         sh = self.sh[kept]
         degree = round(sh.shape[1] ** 0.5) - 1
         if degree:
             sh = harmonic_turns(poses[:, :3, :3].detach(), degree)[owner] @ sh
-        return Gaussians(self.scale * (means + self.translation), self.log_scales[kept] + math.log(self.scale), quats,
+        return Gaussians(means, self.log_scales[kept] + math.log(self.scale), quats,
                          self.opacity_logits[kept], sh)
 
     def _bracket(self, time: float) -> tuple[Int[Tensor, "a"], Int[Tensor, "a"], Float[Tensor, "a"], Bool[Tensor, "a"]]:
@@ -98,6 +112,10 @@ class TrackedGaussians(torch.nn.Module):
             found = [bracket(actor.present.to(at.device), self.frame_times, at) for actor in self.actors]
             self._brackets[time] = tuple(torch.cat(part) for part in zip(*found))
         return self._brackets[time]
+
+
+def _moved(poses: Float[Tensor, "n 4 4"], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    return (poses[:, :3, :3] @ points[:, :, None])[..., 0] + poses[:, :3, 3]
 
 
 def _corrected(poses: Float[Tensor, "n 4 4"], shift: Float[Tensor, "n 3"], turn: Float[Tensor, "n"]) -> Float[Tensor, "n 4 4"]:

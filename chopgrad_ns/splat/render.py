@@ -27,7 +27,9 @@ class Scene(Protocol):
     """What changes with time, or has something behind it; `Gaussians` are the plain case."""
 
     def at(self, camera: Cameras) -> Gaussians:
-        """What there is at the time of one camera, in the world."""
+        """What there is at the time of one camera, in the world; where it moves and the camera has a rolling shutter, each
+        Gaussian where the line that shows it sees it.
+        """
 
     def behind(self, camera: Cameras) -> Float[Tensor, "3 h w"] | None:
         """What one camera sees where Gaussians leave it free, 0…1; None for nothing."""

@@ -2,7 +2,8 @@
 
 A camera that moves while its lines are exposed, one after the other, sees each thing from a place of its own. To first order
 that is as if each thing were elsewhere and the camera stood: its mean is moved against the camera's motion, by the time
-between its line and the middle one (as SplatAD does, Hess et al. 2025, who move means in the picture).
+between its line and the middle one (as SplatAD does, Hess et al. 2025, who move means in the picture). What moves itself is
+`carried` on by that time first.
 """
 
 from __future__ import annotations
@@ -19,18 +20,29 @@ OUTSIDE = 0.6
 """How far from the middle of the picture, in picture sizes, lines are told apart: a little beyond its borders."""
 
 
-def line_delays(means: Float[Tensor, "n 3"], camera: Cameras) -> Float[Tensor, "n"]:
+def line_delays(means: Float[Tensor, "n 3"], camera: Cameras, velocity: Float[Tensor, "n 3"] | None = None) -> Float[Tensor, "n"]:
     """Seconds between the middle line and the one in which the first camera shows each place; 0 behind it. No gradient flows.
 
-    Raises ValueError for a camera without a rolling shutter.
+    `velocity`, of places that move, is in world units a second; they are at `means` when the middle line is exposed. Raises
+    ValueError for a camera without a rolling shutter.
     """
     if camera.readout is None:
         raise ValueError("the camera has no rolling shutter")
     with torch.no_grad():
         seen, delay = _into(means, camera), means.new_zeros(len(means))
+        drift = torch.zeros_like(seen) if velocity is None else velocity @ camera.camera_from_world[0, :3, :3].T
         for _ in range(ROUNDS):
-            delay = _delay(_as_seen(seen, delay, camera), camera)
+            delay = _delay(_as_seen(seen + delay[:, None] * drift, delay, camera), camera)
     return delay
+
+
+def carried(means: Float[Tensor, "n 3"], velocity: Float[Tensor, "n 3"], camera: Cameras) -> Float[Tensor, "n 3"]:
+    """Moving places where they are when the line that shows them is exposed: what `as_shown`, which takes all to stand, is to
+    be given of them. `velocity` in world units a second. The means themselves for a camera without a rolling shutter.
+    """
+    if camera.readout is None:
+        return means
+    return means + line_delays(means, camera.to(means), velocity)[:, None] * velocity
 
 
 def as_shown(means: Float[Tensor, "n 3"], camera: Cameras) -> Float[Tensor, "n 3"]:

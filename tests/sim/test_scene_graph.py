@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from chopgrad_ns.sim.tracked import TrackedGaussians
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.render import render
+from chopgrad_ns.splat.rolling import as_shown
 
 FRAMES = 5
 
@@ -113,6 +115,34 @@ def test_between_frames_actors_are_between_their_boxes():
     early, middle, late = (module.at(time).means[:7] for time in (0.1, 0.15, 0.2))
     torch.testing.assert_close(middle, (early + late) / 2, atol=2e-3, rtol=0)
     assert (early - late).norm(dim=1).min() > 0.05
+
+
+@pytest.mark.parametrize("readout", [(0.2, 0.0), (-0.2, 0.0), (0.0, 0.2), (0.0, -0.2)])
+def test_lines_of_a_rolling_shutter_see_actors_where_they_are_then(readout):
+    """Beside a search for the line that shows each, with the camera and the actors where they are in every line."""
+    module, velocity = tracked(scale=0.5), torch.tensor([0.3, -0.2, 1.0])
+    actors = module.actors
+    scene = SceneGraph(blob(0, 0), times(), {actor.name: Node(actor, module.splat_of(k)) for k, actor in enumerate(actors)})
+    scene = scene.transformed(torch.eye(3), torch.zeros(3), 0.5)
+    eye = replace(camera(0.15), readout=torch.tensor([readout]), motion=torch.cat([velocity, torch.zeros(3)])[None])
+
+    def pixels(means: torch.Tensor, delay) -> torch.Tensor:
+        local = means @ eye.camera_from_world[0, :3, :3].T - delay * velocity
+        return 30 * local[:, :2] / local[:, 2:] + torch.tensor([24.0, 16.0])
+
+    size, count = torch.tensor([48.0, 32.0]), len(module.at(0.15))
+    truth = torch.zeros(count, 2)
+    for index in range(count):
+        delay = 0.0
+        for _ in range(20):
+            truth[index] = pixels(scene.at_time(0.15 + delay).means[index:index + 1], delay)[0]
+            delay = float((truth[index] / size - 0.5).clamp(-0.6, 0.6) @ torch.tensor(readout))
+    still = pixels(as_shown(scene.at_time(0.15).means, eye), 0)
+    assert (still - truth).norm(dim=1).max() > 0.2, "what actors move on by while they are exposed shows"
+    for drawn in (scene.at(eye), module.at(0.15, eye)):
+        assert (pixels(as_shown(drawn.means, eye), 0) - truth).norm(dim=1).max() < 0.05
+    torch.testing.assert_close(scene.at(eye.still()).means, scene.at_time(0.15).means)
+    assert torch.equal(module.at(0.15, eye.still()).means, module.at(0.15).means)
 
 
 def test_the_world_that_is_drawn_can_be_another():
