@@ -46,7 +46,7 @@ class ActorsAndSky(torch.nn.Module):
     def __init__(self, actors: Sequence[SeededActor], frame_times: Float[Tensor, "t"], sky: Sky, **placement):
         """`placement`: in which world all is drawn, as `TrackedGaussians` takes it."""
         super().__init__()
-        self.sky, self.tracked = sky, None
+        self.sky, self.tracked, self.frame_times = sky, None, frame_times
         if actors:
             seeds = [seed_gaussians(one.actor.size, one.points, one.colors) for one in actors]
             self.tracked = TrackedGaussians([one.actor for one in actors], seeds, frame_times, **placement)
@@ -84,12 +84,11 @@ class ActorsAndSky(torch.nn.Module):
 
     def graph(self, background: Gaussians) -> SceneGraph:
         """The scene as it is now, in the drive's world (metres), with a background that is in it too."""
-        nodes, times = {}, torch.zeros(0, dtype=torch.float64)
+        nodes = {}
         if self.tracked is not None:
-            times = self.tracked.frame_times
             nodes = {actor.name: Node(self.tracked.actor(k), self.tracked.splat_of(k))
                      for k, actor in enumerate(self.tracked.actors)}
-        return SceneGraph(background, times, nodes, Sky(self.sky.colors.detach()))
+        return SceneGraph(background, self.frame_times, nodes, Sky(self.sky.colors.detach()))
 
 
 def seed_gaussians(size: Float[Tensor, "3"], points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"]) -> Gaussians:

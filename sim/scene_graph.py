@@ -225,6 +225,10 @@ class SceneGraph:
         actors = read_actors(folder / "actors.json")
         if [actor.name for actor in actors] != [name for name, *_ in timing]:
             raise UserError(f"scene.json and actors.json in {folder} name other actors; save the scene again.")
+        wrong = next((actor for actor in actors if len(actor) != len(frame_times)), None)
+        if wrong is not None:
+            raise UserError(f"Actor {wrong.name} in {folder / 'actors.json'} has {len(wrong)} poses for the {len(frame_times)} "
+                            "frames of scene.json; save the scene again.")
         nodes = {name: Node(actor, Gaussians.load(folder / "actors" / f"{index:04d}.ply"), shown, start, speed)
                  for index, (actor, (name, shown, start, speed)) in enumerate(zip(actors, timing))}
         return SceneGraph(Gaussians.load(folder / "background.ply"), frame_times, nodes, sky)

@@ -37,15 +37,19 @@ def run(scene: Annotated[Path, tyro.conf.Positional], output: Optional[Path] = N
     from chopgrad_ns.cli.progress import bar
     from chopgrad_ns.cli.scenes import open_scene
     from chopgrad_ns.data.drives.open import format_of
+    from chopgrad_ns.errors import UserError
     from chopgrad_ns.splat.files import format_to_write
     from chopgrad_ns.splat.fit import FitSettings, fit
 
+    for name, value, least in (("longest-side", longest_side, 16), ("steps", steps, 1), ("max-gaussians", max_gaussians, 1)):
+        if value < least:
+            raise UserError(f"--{name} is {value}; give {least} or more.")
     settings = FitSettings(steps=steps, strategy=strategy, max_gaussians=max_gaussians, sh_degree=sh_degree,
                            opacity_reg=opacity_reg, scale_reg=scale_reg, depth_weight=depth_weight,
                            depth_prior=depth_prior, seed=seed)
     prior = depth_prior if depth_weight > 0 else None
     if format_of(scene) is not None:
-        _drive(scene, output or Path("scene"), every or 2, longest_side, prior, settings)
+        _drive(scene, output or Path("scene"), 2 if every is None else every, longest_side, prior, settings)
         return
     output = output or Path("splat.ply")
     format_to_write(output)  # before the work, not after
@@ -59,9 +63,13 @@ def run(scene: Annotated[Path, tyro.conf.Positional], output: Optional[Path] = N
 def _drive(path: Path, output: Path, every: int, longest_side: int, prior: Optional[str], settings) -> None:
     from chopgrad_ns.cli.progress import bar
     from chopgrad_ns.cli.scenes import open_recording
+    from chopgrad_ns.errors import UserError
     from chopgrad_ns.plugin.drive_scene import fit_drive
     from chopgrad_ns.sim.scene_graph import check_writable
 
+    if output.suffix.lower() in (".ply", ".spz"):
+        raise UserError(f"The scene graph of a drive is a folder, not one file like {output}; name a folder, in which "
+                        "background.ply and the actors' will be.")
     check_writable(output)
     manager = open_recording(path, every, longest_side, prior)
     with bar("fitting") as progress:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from chopgrad_ns.data.drives.open import format_of
 from chopgrad_ns.data.pictures import open_picture
 from chopgrad_ns.errors import UserError
 
@@ -36,6 +37,10 @@ def find_colmap_model(scene: Path) -> Path:
         if any(all((folder / f"{part}.{kind}").exists() for part in ("cameras", "images"))
                for kind in ("bin", "txt")):
             return folder
+    kind = format_of(scene)
+    if kind is not None:
+        raise UserError(f"{scene} is a recorded drive, which ns-train chopgrad-refine takes with the name of its format last "
+                        f"(--data {scene} {kind}), and chopgrad reconstruct as it is; give it to one of these.")
     raise UserError(f"{scene} holds neither transforms.json nor a COLMAP model "
                     f"({' or '.join(COLMAP_FOLDERS[:2])}); run "
                     "ns-process-data, or give the folder above the model.")

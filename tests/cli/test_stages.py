@@ -14,6 +14,7 @@ from chopgrad_ns.losses import LOSSES
 from chopgrad_ns.refiner import Refiner
 from chopgrad_ns.splat.gaussians import Gaussians
 from tests.cli.refusals import refused
+from tests.data.kitti_sequence import write_sequence
 
 SMALL = ["--every", "4", "--longest-side", "64"]
 
@@ -129,11 +130,22 @@ def test_finetune_refuses_before_it_looks_at_pairs(empty_hub, tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
+def test_drives_are_no_captures_and_their_scenes_no_files(tmp_path, capsys):
+    drive = write_sequence(tmp_path / "drive")
+    left = sorted(tmp_path.rglob("*"))
+    refused(capsys, "pairs", "--output", tmp_path / "pairs", "--data", drive, message=f"--data {drive} kitti-odometry")
+    refused(capsys, "reconstruct", drive, "--output", tmp_path / "splat.ply", message="name a folder")
+    refused(capsys, "reconstruct", drive, "--output", tmp_path / "scene", "--every", "0", message="Every 0th of 5 frames")
+    assert sorted(tmp_path.rglob("*")) == left, "nothing is left half-written"
+
+
 def test_refusals(base, tmp_path, capsys):
     refused(capsys, "paint", message="no command 'paint'")
     refused(capsys, "sample", "room", base / "scene", message="not an empty folder")
     refused(capsys, "reconstruct", tmp_path / "nowhere", message="no folder")
     refused(capsys, "reconstruct", base / "scene", "--output", tmp_path / "splat.obj", message="cannot be written as splat.obj")
+    for name, value in (("steps", 0), ("longest-side", 1), ("max-gaussians", 0)):
+        refused(capsys, "reconstruct", base / "scene", f"--{name}={value}", message=f"--{name} is {value}; give")
     refused(capsys, "pairs", "--output", tmp_path / "pairs", "--sample-worlds", "0", message="nothing to make pairs from")
     refused(capsys, "finetune", "--pairs", tmp_path, "--output", tmp_path / "refiner", message="no pairs in")
     refused(capsys, "refine", base / "scene", "--splat", base / "scene" / "sparse_pc.ply", "--output", tmp_path / "out",

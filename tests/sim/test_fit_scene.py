@@ -128,8 +128,11 @@ def test_a_fit_is_the_same_each_time_and_leaves_its_input_alone(made):
 
 def test_a_drive_without_actors_has_a_sky_still(made):
     _, eyes, _, _, _, views = made
-    scene = fit_scene(views, [], torch.zeros(0), replace(SETTINGS, steps=12))
+    true = made[0]
+    scene = fit_scene(views, [], true.frame_times, replace(SETTINGS, steps=12))
     assert scene.names() == [] and scene.behind(eyes[0]) is not None and render(scene, eyes[:1]).rgb.isfinite().all()
+    scene.insert("striped", true.nodes["striped"])
+    assert len(scene.at(eyes[0])) == len(scene.background) + 400
 
 
 def test_seeds_are_on_both_sides_and_enough():

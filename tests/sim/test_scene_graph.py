@@ -265,6 +265,7 @@ def damage(name: str, change):
     (lambda folder: (folder / "scene.json").write_text("{"), "cannot be read"),
     (damage("scene.json", lambda about: about.update(format=99)), "format 99"),
     (damage("scene.json", lambda about: about["actors"].pop()), "name other actors"),
+    (damage("scene.json", lambda about: about["frame_times"].pop()), "5 poses for the 4 frames"),
     (lambda folder: (folder / "sky.safetensors").write_bytes(b"12"), "cannot be read"),
     (lambda folder: (folder / "actors" / "0001.ply").unlink(), "0001.ply"),
     (lambda folder: (folder / "actors.json").unlink(), "actors.json"),
