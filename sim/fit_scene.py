@@ -46,7 +46,8 @@ class ActorsAndSky(torch.nn.Module):
     def __init__(self, actors: Sequence[SeededActor], frame_times: Float[Tensor, "t"], sky: Sky, **placement):
         """`placement`: in which world all is drawn, as `TrackedGaussians` takes it."""
         super().__init__()
-        self.sky, self.tracked, self.frame_times = sky, None, frame_times
+        # No buffer: tracks are looked up with times, presence and frames that all stay on the CPU.
+        self.sky, self.tracked, self.frame_times = sky, None, frame_times.cpu()
         if actors:
             seeds = [seed_gaussians(one.actor.size, one.points, one.colors) for one in actors]
             self.tracked = TrackedGaussians([one.actor for one in actors], seeds, frame_times, **placement)

@@ -99,8 +99,9 @@ class SceneGraph:
 
     def actors_at(self, times: Float[Tensor, "n"]) -> list[Actor]:
         """The shown actors with a pose for each of the times, of those of cameras for instance."""
-        eye, listed = torch.eye(4), []
+        listed = []
         for name, node in self.nodes.items():
+            eye = torch.eye(4).to(node.actor.world_from_actor)
             poses = [node.pose(self.frame_times, float(time)) for time in times]
             listed.append(Actor(name, node.actor.kind, node.actor.size, torch.stack([eye if p is None else p for p in poses]),
                                 torch.tensor([p is not None for p in poses], dtype=torch.bool)))

@@ -88,6 +88,8 @@ def beside_the_lane(before, after, datamanager, views: Views, refine, settings, 
     cameras = [name for name in views.rig.cameras() if name in truth.cameras]
     for lane in (name for name in truth.videos if name.startswith(LANE)):
         videos = [truth.video(lane, camera) for camera in cameras]
+        if not any(video.clear.any() for video in videos):
+            continue
         paths = [placed(video.cameras, *in_metres(metadata)) for video in videos]
         seen, clear = _stages(before, after, paths, views, refine, settings.references), torch.cat([v.clear for v in videos])
         shown = torch.cat([video.frames for video in videos])[clear]

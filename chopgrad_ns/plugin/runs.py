@@ -12,6 +12,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import write_json
+from chopgrad_ns.plugin.drives import DriveDataParserConfig
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
@@ -59,6 +60,9 @@ class RunFolderMixin:
             raise UserError("No scene given; add --data FOLDER with a nerfstudio transforms.json or a COLMAP model, or with a "
                             "recorded drive and the name of its format.")
         check_settings(self.refine)
+        if self.refine.splat is not None and isinstance(self.pipeline.datamanager.dataparser, DriveDataParserConfig):
+            raise UserError(f"--refine.splat {self.refine.splat} holds what stands still alone, and a drive's actors and sky would "
+                            "stay untrained; leave it out.")
         self.pipeline.datamanager.dataparser.data = Path(scene)
         self.pipeline.datamanager.dataparser.setup().check()
 

@@ -5,11 +5,15 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from chopgrad_ns.plugin.config import chopgrad_refine
+from chopgrad_ns.plugin.drives import DRIVE_PARSERS
 from chopgrad_ns.plugin.runs import RunLock
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.refiner.tasks import task_named
+from chopgrad_ns.splat.gaussians import Gaussians
+from tests.data.kitti_sequence import write_sequence
 from tests.plugin.conftest import ns_train, write_plane_scene
 
 
@@ -22,8 +26,9 @@ def scene(tmp_path_factory):
 def refused(scene, tmp_path, capsys):
     """Start a run, as `ns-train` does up to making its folder, and take the sentence that it is refused with."""
 
-    def start(data=scene, **settings):
+    def start(data=scene, dataparser=None, **settings):
         config = copy.deepcopy(chopgrad_refine.config)
+        config.pipeline.datamanager.dataparser = dataparser or config.pipeline.datamanager.dataparser
         config.output_dir = tmp_path / "outputs"
         config.data = config.pipeline.datamanager.data = data
         config.timestamp = settings.pop("timestamp", "{timestamp}")
@@ -104,6 +109,14 @@ def test_unreadable_refiner_and_splat(refused, tmp_path):
     (folder / "config.json").write_text("{}")
     assert "does not describe a refiner" in refused(refiner=str(folder))
     assert "cannot be read" in refused(splat=tmp_path / "splat.ply")
+
+
+def test_a_drive_does_not_start_from_a_splat(refused, tmp_path):
+    drive = write_sequence(tmp_path / "drive")
+    Gaussians.from_points(torch.rand(9, 3), torch.rand(9, 3), 0).save(tmp_path / "splat.ply")
+    message = refused(data=drive, dataparser=copy.deepcopy(DRIVE_PARSERS["kitti-odometry"]), splat=tmp_path / "splat.ply")
+    assert "actors and sky" in message
+    assert f"--data {drive} kitti-odometry" in refused(data=drive)
 
 
 def test_a_run_is_not_continued_with_other_settings(scene, tmp_path, capsys):
