@@ -73,7 +73,7 @@ class ActorsAndSky(torch.nn.Module):
 
     def optimizer(self, extent: float) -> torch.optim.Adam:
         groups = [{"params": parameters, "lr": RATES[name]} for name, parameters in self.parameter_groups().items()]
-        return torch.optim.Adam(groups, eps=1e-15)
+        return torch.optim.Adam(groups, eps=1e-15, fused=True)
 
     def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
         """Parameters under the names of their learning rates in `RATES`."""

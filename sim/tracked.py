@@ -75,11 +75,10 @@ class TrackedGaussians(torch.nn.Module):
                 for frames in (left, right)]
         return between(*ends, share.to(self.recorded)), there
 
-    def at(self, time: float, hidden: Bool[Tensor, "a"] | None = None) -> Gaussians:
+    def at(self, time: float) -> Gaussians:
         """Those that are there at a time, in the world that is drawn; differentiable in everything."""
         poses, there = self.poses(time)
-        shown = there if hidden is None else there & ~hidden
-        kept = shown[self.owner]
+        kept = there[self.owner].nonzero()[:, 0]
         owner = self.owner[kept]
         turn, place = poses[owner, :3, :3], poses[owner, :3, 3]
         means = (turn @ self.means[kept, :, None])[..., 0] + place

@@ -41,8 +41,8 @@ class DriveDataParserConfig(DataParserConfig):
     """every so many frames one is read"""
     every: int = 2
     """every N-th of the frames that are read trains, in all cameras; the others are held out"""
-    max_points: int = 60_000
-    """lidar points, at most, that seed a splat"""
+    max_points: int = 40_000
+    """lidar points, at most, that seed a splat: densification makes Gaussians where they are needed"""
     mask_moving: bool = True
     """leave out of training what moving actors may cover; for methods that cannot move them"""
 
