@@ -1,6 +1,6 @@
 """What is derived from a drive, against rays cast through every pixel at its own time."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -10,8 +10,9 @@ from PIL import Image
 
 from chopgrad_ns.data.drives.boxes import actor_ids_from_boxes, actors_at, boxes_in, moving_actors, moving_mask
 from chopgrad_ns.data.drives.derived import MARGIN, actor_points, coloured_points, lidar_depth, points_at
+from chopgrad_ns.data.drives.drive import Points
 from chopgrad_ns.data.drives.files import extract
-from chopgrad_ns.data.drives.projection import undistorted
+from chopgrad_ns.data.drives.projection import camera_at, from_pixels, motion_of, project, readout_of, undistorted
 from chopgrad_ns.errors import UserError
 from tests.data.made_drive import RED, Made, cast, made_drive, road, seen_by
 
@@ -143,6 +144,39 @@ def test_lidar_depth_is_what_rays_meet_at_the_photo_s_time(drive):
             on_car = inner & (hit == 1)
             share.append((int(on_car.sum()), float(np.abs(found - z)[on_car].max(initial=0))))
     assert sum(count for count, _ in share) > 20 and max(error for _, error in share) < 0.25, share
+
+
+def test_lidar_depth_is_where_a_rolling_shutter_shows_it():
+    drive = made_drive(distorted=False)
+    v, u, z = np.meshgrid(np.arange(4, 64, 12.0), np.arange(4, 96, 12.0), [4.0], indexing="ij")
+    moved = 0
+    for photo in drive.photos:
+        camera = drive.cameras[photo.camera]
+        local = from_pixels(camera, np.stack([u.ravel(), v.ravel()], axis=1)) * z.reshape(-1, 1)
+        world_from_camera = camera_at(drive, photo, photo.middle)
+        xyz = (local @ world_from_camera[:3, :3].T + world_from_camera[:3, 3]).astype(np.float32)
+        alone = replace(drive, actors=[], source=Few(xyz))
+        rolling = {"readout": readout_of(camera, photo), "motion": motion_of(drive, photo)}
+        rolling = {name: torch.from_numpy(value)[None].float() for name, value in rolling.items()}
+        cameras = replace(undistorted(drive, [photo], 96, 64), **rolling)
+        found, still = (lidar_depth(alone, [photo], views)[0, 0].numpy() for views in (cameras, cameras.still()))
+        uv, depth, inside = project(drive, photo, xyz)
+        sure = inside & (np.abs(uv % 1 - 0.5) < 0.49).all(axis=1)  # not between two pixels
+        column, row = uv[sure].astype(int).T
+        assert sure.sum() > 20 and np.abs(found[row, column] - depth[sure]).max() < 2e-3, photo.name
+        moved += int((still[row, column] == 0).sum())
+    assert moved > 40, "it matters"
+
+
+@dataclass
+class Few:
+    """`Source` of a few points in every frame."""
+
+    xyz: np.ndarray
+
+    def points(self, frame):
+        ones = np.ones(len(self.xyz), np.uint8)
+        return Points(self.xyz, ones.astype(np.float32), ones, 0 * ones)
 
 
 def test_neighbouring_frames_fill_in_what_stands_still(drive):

@@ -62,7 +62,8 @@ def lidar_depth(drive: Drive, photos: Sequence[Photo], cameras: Cameras, neighbo
     """Depth z in metres where lidar points of a photo's own frame fall, 0 elsewhere; hidden points are left out.
 
     Args:
-        cameras: one for each photo, undistorted, in the drive's world (`projection.undistorted`).
+        cameras: one for each photo, undistorted, in the drive's world (`projection.undistorted`), with rolling shutters or
+            without.
         neighbours: so many frames before and after give the points of what stands still as well.
     """
     if len(cameras) != len(photos):
