@@ -1,5 +1,7 @@
 """What is derived from a drive, against rays cast through every pixel at its own time."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import cv2
@@ -263,7 +265,27 @@ def test_pictures_that_are_none_leave_nothing(drive, tmp_path, monkeypatch, name
         return
     with pytest.raises(UserError, match="FRONT 0 cannot be read"):
         extract(odd)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("odd")]
+    left = [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("odd")]
+    assert [(path.suffix, path.stat().st_size) for path in left] == [(".lock", 0)]
+
+
+def test_two_at_a_time_find_the_same_files(drive, tmp_path, monkeypatch):
+    """Other than one removing what the other is writing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def write(_):
+        files = extract(drive, lambda *_: time.sleep(0.02))
+        return sum(path.is_file() for path in files.pictures + files.masks)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, range(2))) == [20, 20]
+
+
+def test_parts_of_a_drive_have_files_of_their_own(drive, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for frames in ([0], [1, 2]):
+        files = extract(drive.of_frames(frames))
+        assert len(files.pictures) == 2 * len(frames) and all(path.is_file() for path in files.pictures + files.masks)
 
 
 def test_pictures_of_another_size_than_the_calibration_s_are_refused(drive, tmp_path, monkeypatch):
