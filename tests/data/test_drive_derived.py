@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from chopgrad_ns.data.drives.boxes import actor_ids_from_boxes, actors_at, boxes_in, moving_actors, moving_mask
-from chopgrad_ns.data.drives.derived import MARGIN, actor_points, coloured_points, lidar_depth, points_at
+from chopgrad_ns.data.drives.derived import MARGIN, actor_points, coloured_points, decoded, lidar_depth, points_at
 from chopgrad_ns.data.drives.drive import Points
 from chopgrad_ns.data.drives.files import extract
 from chopgrad_ns.data.drives.projection import camera_at, from_pixels, motion_of, project, readout_of, undistorted
@@ -209,6 +209,16 @@ def test_photos_that_are_taken_out_are_not_looked_at(drive):
     drive.source.asked.clear()
     coloured_points(replace(drive, photos=[photo for photo in drive.photos if photo.frame % 2 == 0]), 500)
     assert drive.source.asked and all(frame % 2 == 0 for _, frame in drive.source.asked)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+def test_pictures_that_cannot_be_decoded_are_named(drive, content):
+    class Source:
+        def picture(self, photo):
+            return content
+
+    with pytest.raises(UserError, match="FRONT 0 cannot be decoded"):
+        decoded(replace(drive, source=Source()), drive.photos[0])
 
 
 def test_seeds_of_actors_lie_on_them(drive):

@@ -229,7 +229,8 @@ def decoded(drive: Drive, photo: Photo, shrink: int = 1) -> np.ndarray:
     """A photo's pixels [H, W, 3], uint8 RGB, made smaller by 1, 2, 4 or 8. Raises UserError for what is no picture."""
     flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
             8: cv2.IMREAD_REDUCED_COLOR_8}[shrink] | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = cv2.imdecode(np.frombuffer(drive.source.picture(photo), np.uint8), flag)
+    content = np.frombuffer(drive.source.picture(photo), np.uint8)
+    picture = cv2.imdecode(content, flag) if len(content) else None
     if picture is None:
         raise UserError(f"The picture {photo.name} cannot be decoded; get the recording again, or choose other frames.")
     return picture[..., ::-1]
