@@ -50,14 +50,10 @@ def moving_actors(drive: Drive, tolerance: float = STILL) -> list[int]:
 
 def boxes_in(drive: Drive, photo: Photo, actors: Sequence[int] | None = None, enlarged: float = 1.0) -> list[PhotoBox]:
     """The boxes that are in a picture at least in part, of all actors or of some, the farthest first."""
-    found = []
-    frame_times = torch.from_numpy(drive.times)
-    for index in range(len(drive.actors)) if actors is None else actors:
-        pose, there = tracks.at_time(drive.actors[index], frame_times, photo.middle)
-        box = _in_picture(drive, photo, index, pose.double().numpy(), enlarged) if there else None
-        if box is not None:
-            found.append(box)
-    return sorted(found, key=lambda box: -box.nearest)
+    chosen = range(len(drive.actors)) if actors is None else actors
+    poses = tracks.all_at_time([drive.actors[index] for index in chosen], torch.from_numpy(drive.times), photo.middle)
+    found = [_in_picture(drive, photo, chosen[place], pose, enlarged) for place, pose in poses.items()]
+    return sorted((box for box in found if box is not None), key=lambda box: -box.nearest)
 
 
 def moving_mask(drive: Drive, photo: Photo, width: int, height: int, dilation: int = 2) -> Bool[np.ndarray, "h w"]:

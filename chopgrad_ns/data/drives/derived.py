@@ -15,7 +15,7 @@ from torch import Tensor
 from chopgrad_ns.data.depths import HIDDEN, depths_from_points
 from chopgrad_ns.data.drives import tracks
 from chopgrad_ns.data.drives.boxes import actors_at, depth_from_boxes
-from chopgrad_ns.data.drives.drive import Drive, Photo, RigCamera
+from chopgrad_ns.data.drives.drive import Drive, Photo, Pose, RigCamera
 from chopgrad_ns.data.drives.projection import project
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.cameras import Cameras
@@ -45,17 +45,25 @@ def points_at(drive: Drive, frame: int, time: float) -> Float32[np.ndarray, "n 3
 
     Points of actors that are not there any more at `time` are left out.
     """
+    return _moved(drive, frame, *_owned(drive, frame), time)
+
+
+def _owned(drive: Drive, frame: int) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
+    """A frame's points, and the actor that each is of; −1 for none."""
     xyz = drive.source.points(frame).xyz
-    owner = actors_at(drive, frame, xyz, MARGIN)
-    frame_times, kept = torch.from_numpy(drive.times), np.ones(len(xyz), bool)
-    moved = xyz.astype(np.float64)
-    for index in np.unique(owner[owner >= 0]):
-        own, actor = owner == index, drive.actors[index]
-        pose, there = tracks.at_time(actor, frame_times, time)
-        step = pose.double().numpy() @ np.linalg.inv(actor.world_from_actor[frame].double().numpy())
-        moved[own] = moved[own] @ step[:3, :3].T + step[:3, 3]
-        kept[own] = there
-    return moved[kept].astype(np.float32)
+    return xyz, actors_at(drive, frame, xyz, MARGIN)
+
+
+def _moved(drive: Drive, frame: int, xyz: Float32[np.ndarray, "n 3"], owner: Int[np.ndarray, "n"], time: float
+           ) -> Float32[np.ndarray, "m 3"]:
+    """`points_at` of points whose owners are known."""
+    poses = tracks.all_at_time(drive.actors, torch.from_numpy(drive.times), time)
+    moved, kept = xyz.copy(), np.ones(len(xyz), bool)
+    for index, own in _by_owner(owner):
+        kept[own] = index in poses
+        if index in poses:
+            moved[own] = _placed(_in_box(drive, index, frame, xyz[own]), poses[index])
+    return moved[kept]
 
 
 def lidar_depth(drive: Drive, photos: Sequence[Photo], cameras: Cameras, neighbours: int = 0) -> Float[Tensor, "n 1 h w"]:
@@ -74,8 +82,9 @@ def lidar_depth(drive: Drive, photos: Sequence[Photo], cameras: Cameras, neighbo
     for frame, indices in groupby(order, key=lambda index: photos[index].frame):
         around = [f for f in range(frame - neighbours, frame + neighbours + 1) if f != frame and 0 <= f < len(drive)]
         still = {f: still[f] if f in still else _static(drive, f)[0] for f in around}
+        xyz, owner = _owned(drive, frame)
         for index in indices:
-            points = np.concatenate([points_at(drive, frame, photos[index].middle), *still.values()])
+            points = np.concatenate([_moved(drive, frame, xyz, owner, photos[index].middle), *still.values()])
             depths[index] = depths_from_points(torch.from_numpy(points), cameras[index], seen_by_lidar)[0]
     return depths
 
@@ -140,27 +149,25 @@ def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000) -> list
     The road under it is left out. Of several points in 5 cm one that a photo of its frame sees is taken.
     """
     gathered: dict[int, list] = {index: [] for index in actors}
-    frame_times = torch.from_numpy(drive.times)
     for frame in range(len(drive)):
         there = [index for index in actors if drive.actors[index].present[frame]]
         if not there:
             continue
-        xyz = drive.source.points(frame).xyz
-        owner = actors_at(drive, frame, xyz, MARGIN)
+        xyz, owner = _owned(drive, frame)
         xyz, owner = xyz[owner >= 0], owner[owner >= 0]
+        local = {index: (own, _in_box(drive, index, frame, xyz[own])) for index, own in _by_owner(owner) if index in there}
         rgb, seen = np.full((len(xyz), 3), 0.5, np.float32), np.zeros(len(xyz), bool)
         for photo in (photo for photo in drive.photos if photo.frame == frame):
             moved = xyz.astype(np.float64)
-            for index in there:
-                pose, _ = tracks.at_time(drive.actors[index], frame_times, photo.middle)
-                own, pose = owner == index, pose.double().numpy()
-                moved[own] = _in_box(drive, index, frame, xyz[own]) @ pose[:3, :3].T + pose[:3, 3]
+            poses = tracks.all_at_time(drive.actors, torch.from_numpy(drive.times), photo.middle)
+            for index in local.keys() & poses.keys():
+                own, places = local[index]
+                moved[own] = _placed(places, poses[index])
             visible, colours = _colours(drive, photo, moved, None)
             rgb[visible], seen = colours[visible], seen | visible
-        for index in there:
-            local = _in_box(drive, index, frame, xyz[owner == index])
-            body = local[:, 2] > -float(drive.actors[index].size[2]) / 2 + GROUND
-            gathered[index].append((local[body], rgb[owner == index][body], seen[owner == index][body]))
+        for index, (own, places) in local.items():
+            body = places[:, 2] > -float(drive.actors[index].size[2]) / 2 + GROUND
+            gathered[index].append((places[body], rgb[own][body], seen[own][body]))
     return [_actor_seeds(gathered[index], count) for index in actors]
 
 
@@ -175,6 +182,16 @@ def _actor_seeds(parts: list, count: int) -> Seeds:
         chosen = np.random.default_rng(0).permutation(len(kept))[:count]
         xyz, kept = xyz[chosen], kept[chosen]
     return Seeds(xyz, _spread(xyz, rgb[kept], seen[kept]))
+
+
+def _by_owner(owner: Int[np.ndarray, "n"]) -> list[tuple[int, Int[np.ndarray, "m"]]]:
+    """Each actor that points are of, and which these are."""
+    order = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0):]
+    return [(int(owner[own[0]]), own) for own in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1) if len(own)]
+
+
+def _placed(local: Float[np.ndarray, "n 3"], pose: Pose) -> Float[np.ndarray, "n 3"]:
+    return local @ pose[:3, :3].T + pose[:3, 3]
 
 
 def _in_box(drive: Drive, index: int, frame: int, xyz: Float32[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
