@@ -164,19 +164,22 @@ def _subdivided(face: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "m 3"]:
 
 def _seen(drive: Drive, photo: Photo, index: int, pose: Pose, camera_from_actor: Pose, local: Float[np.ndarray, "n 3"]
           ) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
-    """Pixels of points on a box, given in the camera's frame when the middle line is exposed: both move meanwhile."""
+    """Pixels of points on a box, given in the camera's frame when the middle line is exposed: both move meanwhile, and evenly
+    enough that where points are at the beginning and at the end tells it.
+    """
     camera = drive.cameras[photo.camera]
     uv, ahead = to_pixels(camera, local)
     if photo.shutter is None or camera.first_line is None:
         return uv, ahead
     fixed = np.concatenate([local, np.ones((len(local), 1))], axis=1) @ inverse(camera_from_actor).T
-    frame_times = torch.from_numpy(drive.times)
+    ends = np.array([photo.shutter.first, photo.shutter.last])
+    poses, there = tracks.at_times(drive.actors[index], torch.from_numpy(drive.times), torch.from_numpy(ends))
+    placed = np.where(there.numpy()[:, None, None], poses.double().numpy(), pose)
+    camera_from_actor = inverse(camera_at(drive, photo, ends)) @ placed
+    early, late = (fixed @ camera_from_actor.transpose(0, 2, 1))[..., :3]
     for _ in range(ROUNDS):
-        times = line_times(camera, photo, uv)
-        poses, there = tracks.at_times(drive.actors[index], frame_times, torch.from_numpy(times))
-        placed = np.where(there.numpy()[:, None, None], poses.double().numpy(), pose)
-        now = inverse(camera_at(drive, photo, times)) @ placed
-        uv, ahead = to_pixels(camera, np.einsum("nij,nj->ni", now, fixed)[:, :3])
+        share = (line_times(camera, photo, uv) - ends[0]) / max(ends[1] - ends[0], 1e-9)
+        uv, ahead = to_pixels(camera, early + share[:, None] * (late - early))
     return uv, ahead
 
 
