@@ -56,13 +56,15 @@ def boxes_in(drive: Drive, photo: Photo, actors: Sequence[int] | None = None, en
     return sorted((box for box in found if box is not None), key=lambda box: -box.nearest)
 
 
-def moving_mask(drive: Drive, photo: Photo, width: int, height: int, dilation: int = 2) -> Bool[np.ndarray, "h w"]:
+def moving_mask(drive: Drive, photo: Photo, width: int, height: int, dilation: int = 2, moving: Sequence[int] | None = None
+                ) -> Bool[np.ndarray, "h w"]:
     """Pixels that may show an actor that moves at some time, of a distorted picture made `width`×`height` large.
 
-    Boxes are slightly enlarged, and what they cover by `dilation` pixels more. Shadows are not covered.
+    Boxes are slightly enlarged, and what they cover by `dilation` pixels more. Shadows are not covered. `moving`: those that
+    move, `moving_actors` unless given (which takes a while, for many photos).
     """
     mask = np.zeros((height, width), np.uint8)
-    for box in boxes_in(drive, photo, moving_actors(drive), ENLARGED):
+    for box in boxes_in(drive, photo, moving_actors(drive) if moving is None else moving, ENLARGED):
         _fill(mask, _scaled(drive.cameras[photo.camera], box.outline, width, height), 1)
     if dilation:
         mask = cv2.dilate(mask, np.ones((2 * dilation + 1,) * 2, np.uint8))

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from chopgrad_ns.data.drives.boxes import moving_mask
+from chopgrad_ns.data.drives.boxes import moving_actors, moving_mask
 from chopgrad_ns.data.drives.drive import Drive, Photo
 from chopgrad_ns.data.pictures import UNREADABLE
 from chopgrad_ns.errors import UserError
@@ -52,14 +52,15 @@ def extract(drive: Drive, report: Callable[[int, int], None] | None = None) -> E
 
 
 def _write_all(drive: Drive, folder: Path, report: Callable[[int, int], None] | None) -> None:
+    moving = moving_actors(drive)
     with whole_folder(folder) as unfinished:
         for step, photo in enumerate(drive.photos):
-            _write(drive, photo, unfinished)
+            _write(drive, photo, moving, unfinished)
             if report is not None:
                 report(step + 1, len(drive.photos))
 
 
-def _write(drive: Drive, photo: Photo, folder: Path) -> None:
+def _write(drive: Drive, photo: Photo, moving: list[int], folder: Path) -> None:
     content, camera = drive.source.picture(photo), drive.cameras[photo.camera]
     try:
         with Image.open(io.BytesIO(content)) as picture:
@@ -70,14 +71,14 @@ def _write(drive: Drive, photo: Photo, folder: Path) -> None:
         raise UserError(f"The picture {photo.name} is no JPEG or PNG of {camera.width}×{camera.height} px, as the calibration "
                         "of its camera says; get the recording again, or choose other cameras.")
     for path, data in ((folder / _place(drive, photo).with_suffix(suffix), content),
-                       (folder / "masks" / _place(drive, photo).with_suffix(".png"), _mask(drive, photo))):
+                       (folder / "masks" / _place(drive, photo).with_suffix(".png"), _mask(drive, photo, moving))):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
 
-def _mask(drive: Drive, photo: Photo) -> bytes:
+def _mask(drive: Drive, photo: Photo, moving: list[int]) -> bytes:
     camera = drive.cameras[photo.camera]
-    seen = ~moving_mask(drive, photo, camera.width, camera.height)
+    seen = ~moving_mask(drive, photo, camera.width, camera.height, moving=moving)
     return cv2.imencode(".png", seen.astype(np.uint8) * 255)[1].tobytes()
 
 
