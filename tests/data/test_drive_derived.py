@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from chopgrad_ns.data.drives.boxes import actor_ids_from_boxes, actors_at, boxes_in, moving_actors, moving_mask
-from chopgrad_ns.data.drives.derived import MARGIN, actor_points, coloured_points, decoded, lidar_depth, points_at
+from chopgrad_ns.data.drives.derived import MARGIN, actor_points, coloured_points, decoded, lidar_depth, owned_points, points_at
 from chopgrad_ns.data.drives.drive import Points
 from chopgrad_ns.data.drives.files import extract
 from chopgrad_ns.data.drives.projection import camera_at, from_pixels, motion_of, project, readout_of, undistorted
@@ -104,9 +104,9 @@ def test_points_belong_to_the_boxes_that_hold_them(drive):
 
 
 def test_points_of_actors_are_where_the_actors_are(drive):
-    time = drive.times[2] + 0.04
-    xyz, before = points_at(drive, 2, time), drive.source.points(2).xyz
-    owner = actors_at(drive, 2, before, MARGIN)
+    before, owner = owned_points(drive, 2)
+    xyz = points_at(drive, 2, before, owner, drive.times[2] + 0.04)
+    assert (owner == actors_at(drive, 2, before, MARGIN)).all() and {-1, 0, 1} <= set(owner)
     assert np.abs(xyz[owner == 0] - before[owner == 0] - [-15 * 0.04, 0, 0]).max() < 1e-4
     assert np.array_equal(xyz[owner < 0], before[owner < 0]) and np.abs(xyz[owner == 1] - before[owner == 1]).max() < 1e-4
 
@@ -115,9 +115,9 @@ def test_points_of_actors_that_have_gone_are_left_out(drive):
     coming = drive.actors[0]
     gone = replace(drive, actors=[replace(coming, present=torch.tensor([True] + [False] * 4)), *drive.actors[1:]])
     gone.source = drive.source
-    xyz = drive.source.points(0).xyz
-    own = (actors_at(drive, 0, xyz, MARGIN) == 0).sum()
-    assert own > 20 and len(points_at(gone, 0, 0.1)) == len(xyz) and len(points_at(gone, 0, 0.3)) == len(xyz) - own
+    xyz, owner = owned_points(drive, 0)
+    own = (owner == 0).sum()
+    assert own > 20 and [len(xyz) - len(points_at(gone, 0, xyz, owner, time)) for time in (0.1, 0.3)] == [0, own]
 
 
 def depth_of_rays(drive, photo, cameras):

@@ -40,23 +40,18 @@ class Seeds:
     rgb: Float32[np.ndarray, "n 3"]
 
 
-def points_at(drive: Drive, frame: int, time: float) -> Float32[np.ndarray, "n 3"]:
-    """A frame's lidar points as they are at another time near by: those in the box of an actor move with it.
-
-    Points of actors that are not there any more at `time` are left out.
-    """
-    return _moved(drive, frame, *_owned(drive, frame), time)
-
-
-def _owned(drive: Drive, frame: int) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
-    """A frame's points, and the actor that each is of; −1 for none."""
+def owned_points(drive: Drive, frame: int) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
+    """A frame's lidar points, and the index of the actor that each is of; −1 for none."""
     xyz = drive.source.points(frame).xyz
     return xyz, actors_at(drive, frame, xyz, MARGIN)
 
 
-def _moved(drive: Drive, frame: int, xyz: Float32[np.ndarray, "n 3"], owner: Int[np.ndarray, "n"], time: float
-           ) -> Float32[np.ndarray, "m 3"]:
-    """`points_at` of points whose owners are known."""
+def points_at(drive: Drive, frame: int, xyz: Float32[np.ndarray, "n 3"], owner: Int[np.ndarray, "n"], time: float
+              ) -> Float32[np.ndarray, "m 3"]:
+    """A frame's `owned_points` as they are at another time near by: those in the box of an actor move with it.
+
+    Points of actors that are not there any more at `time` are left out.
+    """
     poses = tracks.all_at_time(drive.actors, torch.from_numpy(drive.times), time)
     moved, kept = xyz.copy(), np.ones(len(xyz), bool)
     for index, own in _by_owner(owner):
@@ -82,9 +77,9 @@ def lidar_depth(drive: Drive, photos: Sequence[Photo], cameras: Cameras, neighbo
     for frame, indices in groupby(order, key=lambda index: photos[index].frame):
         around = [f for f in range(frame - neighbours, frame + neighbours + 1) if f != frame and 0 <= f < len(drive)]
         still = {f: still[f] if f in still else _static(drive, f)[0] for f in around}
-        xyz, owner = _owned(drive, frame)
+        xyz, owner = owned_points(drive, frame)
         for index in indices:
-            points = np.concatenate([_moved(drive, frame, xyz, owner, photos[index].middle), *still.values()])
+            points = np.concatenate([points_at(drive, frame, xyz, owner, photos[index].middle), *still.values()])
             depths[index] = depths_from_points(torch.from_numpy(points), cameras[index], seen_by_lidar)[0]
     return depths
 
@@ -153,7 +148,7 @@ def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000) -> list
         there = [index for index in actors if drive.actors[index].present[frame]]
         if not there:
             continue
-        xyz, owner = _owned(drive, frame)
+        xyz, owner = owned_points(drive, frame)
         xyz, owner = xyz[owner >= 0], owner[owner >= 0]
         local = {index: (own, _in_box(drive, index, frame, xyz[own])) for index, own in _by_owner(owner) if index in there}
         rgb, seen = np.full((len(xyz), 3), 0.5, np.float32), np.zeros(len(xyz), bool)
@@ -201,8 +196,8 @@ def _in_box(drive: Drive, index: int, frame: int, xyz: Float32[np.ndarray, "n 3"
 
 def _static(drive: Drive, frame: int) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
     """A frame's points that are in no actor's box, and the frame for each."""
-    xyz = drive.source.points(frame).xyz
-    xyz = xyz[actors_at(drive, frame, xyz, MARGIN) < 0]
+    xyz, owner = owned_points(drive, frame)
+    xyz = xyz[owner < 0]
     return xyz, np.full(len(xyz), frame)
 
 

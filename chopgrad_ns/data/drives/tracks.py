@@ -87,8 +87,8 @@ def at_time(actor: Actor, frame_times: Float[Tensor, "t"], time: float) -> tuple
 
 
 def all_at_time(actors: Sequence[Actor], frame_times: Float[Tensor, "t"], time: float) -> dict[int, Float[np.ndarray, "4 4"]]:
-    """World_from_actor, float64, of those of many actors that are there at a time, by their indices: `at_time` for all of
-    them, of which a recording has hundreds.
+    """Poses (world_from_actor) of those actors that are there at a time, by their indices: as `at_time` of each, but faster
+    for the hundreds that a recording has.
     """
     within = (frame_times - time).abs() <= max(_reach(frame_times))
     near = [index for index, actor in enumerate(actors) if actor.present[within].any()]
@@ -101,9 +101,3 @@ def all_at_time(actors: Sequence[Actor], frame_times: Float[Tensor, "t"], time: 
     ends = [torch.stack([pose[frame] for pose, frame in zip(poses, side.tolist())]) for side in (left, right)]
     found = between(*ends, share.to(ends[0])).double().numpy()
     return {index: found[place] for place, index in enumerate(near) if there[place]}
-
-
-def sampled(actor: Actor, frame_times: Float[Tensor, "t"], times: Float[Tensor, "n"]) -> Actor:
-    """The actor with poses at other times, those of photos for instance."""
-    poses, there = at_times(actor, frame_times, times)
-    return Actor(actor.name, actor.kind, actor.size, poses, there)
