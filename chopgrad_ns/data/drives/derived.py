@@ -115,9 +115,8 @@ def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, in
     Args:
         report: called with (step, steps) as photos are looked at.
     """
-    parts = [_thinned(*_static(drive, frame), FINEST[1]) for frame in range(len(drive))]
-    xyz = np.concatenate([part for part, _ in parts])
-    frames = np.concatenate([np.full(len(part), frame) for frame, (part, _) in enumerate(parts)])
+    xyz, frames = (np.concatenate(parts) for parts in
+                   zip(*(_thinned(*_static(drive, frame), FINEST[1]) for frame in range(len(drive)))))
     if not len(xyz):
         raise UserError(f"{drive.name} has no lidar points of what stands still; take frames that have some.")
     side = FINEST[1]
@@ -204,8 +203,9 @@ def _static(drive: Drive, frame: int) -> tuple[Float32[np.ndarray, "n 3"], Int[n
 def _thinned(xyz: Float32[np.ndarray, "n 3"], values: Int[np.ndarray, "n"], side: float
              ) -> tuple[Float32[np.ndarray, "m 3"], Int[np.ndarray, "m"]]:
     """The first point of each voxel."""
-    cells = np.floor(xyz / side).astype(np.int64) + (1 << 20)
-    keys = (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
+    keys = np.zeros(len(xyz), np.int64)
+    for places in xyz.T:
+        keys = keys << 21 | np.floor(places / side).astype(np.int64) + (1 << 20)
     first = np.sort(np.unique(keys, return_index=True)[1])
     return xyz[first], values[first]
 
