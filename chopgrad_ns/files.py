@@ -52,7 +52,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
     An empty file with the ending .lock stays beside.
     """
-    import fcntl  # not to be had on Windows, where nothing that needs it is run
+    import fcntl  # not on Windows, where torch draws and the plugin does not run
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
