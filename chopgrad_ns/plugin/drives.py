@@ -59,9 +59,12 @@ class WaymoV2DataParserConfig(DriveDataParserConfig):
 
 @dataclass
 class WaymoV1DataParserConfig(DriveDataParserConfig):
-    """Waymo Open Dataset v1: a TFRecord file of one segment."""
+    """Waymo Open Dataset v1: a TFRecord file of one segment, or a folder of them."""
 
     kind: ClassVar[str] = "waymo-v1"
+    options: ClassVar[Tuple[str, ...]] = ("segment",)
+    segment: Optional[str] = None
+    """the segment that is read (its file's name without the ending), where there are several"""
 
 
 @dataclass
