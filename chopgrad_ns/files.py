@@ -46,6 +46,21 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process or thread is in a block for the same path; one that dies, however it does, is in none.
+
+    An empty file with the ending .lock stays beside.
+    """
+    import fcntl  # not on Windows, where torch draws and the plugin does not run
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def refuse_file(folder: Path) -> None:
     """Raise UserError where a folder cannot be made because it, or a folder that it would be in, is a file."""
     found = next((path for path in (Path(folder), *Path(folder).parents) if path.exists() and not path.is_dir()), None)

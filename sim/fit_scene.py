@@ -20,8 +20,8 @@ from chopgrad_ns.splat.gaussians import Gaussians
 
 FEWEST, MOST = 400, 3000
 """Gaussians of an actor, as far as it has points: they are not made anew in training."""
-SH_DEGREE = 1
-"""Of actors: a drive sees few sides of them."""
+SH_DEGREE = 2
+"""Of actors."""
 
 RATES = {"sky": 1e-2, "actor_means": 2.5 * LEARNING_RATES["means"], "actor_log_scales": LEARNING_RATES["scales"],
          "actor_quats": LEARNING_RATES["quats"], "actor_opacity_logits": LEARNING_RATES["opacities"],
@@ -61,20 +61,20 @@ class ActorsAndSky(torch.nn.Module):
         return self.sky.seen_by(camera)
 
     def penalty(self) -> Float[Tensor, ""]:
-        """Against a sky of noise; against boxes that wander off (10 cm and 0.03 rad count alike), and Gaussians that leave
-        theirs.
+        """Against a sky of noise; against boxes that wander off (10 cm and 0.03 rad count alike) or move unevenly, and
+        Gaussians that leave theirs.
         """
         loss = 0.1 * self.sky.roughness()
         if self.tracked is not None:
             tracked = self.tracked
             wander = (tracked.shift / 0.1).square().mean() + (tracked.turn / 0.03).square().mean()
             outside = (tracked.means.abs() - 0.55 * tracked.sizes[tracked.owner]).clamp_min(0)
-            loss = loss + 1e-3 * wander + 0.1 * outside.mean()
+            loss = loss + 1e-3 * (wander + tracked.unevenness()) + 0.1 * outside.mean()
         return loss
 
     def optimizer(self, extent: float) -> torch.optim.Adam:
         groups = [{"params": parameters, "lr": RATES[name]} for name, parameters in self.parameter_groups().items()]
-        return torch.optim.Adam(groups, eps=1e-15)
+        return torch.optim.Adam(groups, eps=1e-15, fused=True)
 
     def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
         """Parameters under the names of their learning rates in `RATES`."""

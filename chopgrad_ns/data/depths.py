@@ -9,6 +9,7 @@ from torch import Tensor
 
 from chopgrad_ns.data.references import project
 from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.rolling import as_shown
 
 CELL = 8
 """Side in pixels of the cells in which nearer points hide farther ones."""
@@ -25,19 +26,19 @@ def near_front(z: Float[Tensor, "p"], column: Int[Tensor, "p"], row: Int[Tensor,
 
 def depths_from_points(points: Float[Tensor, "p 3"], cameras: Cameras, seen: Callable[..., Bool[Tensor, "p"]] = near_front
                        ) -> Float[Tensor, "t 1 h w"]:
-    """Depth z in world units at the pixels that points fall on, and 0 (unknown) everywhere else.
+    """Depth z in world units at the pixels that points fall on (where rolling shutters show them), and 0, unknown, elsewhere.
 
     Points that others clearly hide are left out, as `seen` tells; so are all that are not finite. Of several in a pixel the
     nearest counts.
     """
     width, height = cameras.width, cameras.height
     points = points[torch.isfinite(points).all(dim=1)].to(cameras.K)
-    uv, z = project(points, cameras)
     depths = points.new_zeros(len(cameras), 1, height, width)
     for view in range(len(cameras)):
-        column, row = uv[view].floor().long().unbind(dim=1)
-        inside = (z[view] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        column, row, near = column[inside], row[inside], z[view][inside]
+        (uv,), (z,) = project(as_shown(points, cameras[view]), cameras[view])
+        column, row = uv.floor().long().unbind(dim=1)
+        inside = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        column, row, near = column[inside], row[inside], z[inside]
         chosen = seen(near, column, row, width, height)
         nearest = points.new_full((height * width,), torch.inf)
         nearest.scatter_reduce_(0, (row * width + column)[chosen], near[chosen], "amin")

@@ -41,8 +41,8 @@ class DriveDataParserConfig(DataParserConfig):
     """every so many frames one is read"""
     every: int = 2
     """every N-th of the frames that are read trains, in all cameras; the others are held out"""
-    max_points: int = 60_000
-    """lidar points, at most, that seed a splat"""
+    max_points: int = 40_000
+    """lidar points, at most, that seed a splat: densification makes Gaussians where they are needed"""
     mask_moving: bool = True
     """leave out of training what moving actors may cover; for methods that cannot move them"""
 
@@ -59,9 +59,12 @@ class WaymoV2DataParserConfig(DriveDataParserConfig):
 
 @dataclass
 class WaymoV1DataParserConfig(DriveDataParserConfig):
-    """Waymo Open Dataset v1: a TFRecord file of one segment."""
+    """Waymo Open Dataset v1: a TFRecord file of one segment, or a folder of them."""
 
     kind: ClassVar[str] = "waymo-v1"
+    options: ClassVar[Tuple[str, ...]] = ("segment",)
+    segment: Optional[str] = None
+    """the segment that is read (its file's name without the ending), where there are several"""
 
 
 @dataclass

@@ -63,10 +63,12 @@ def _into(means: Float[Tensor, "n 3"], camera: Cameras) -> Float[Tensor, "n 3"]:
 
 def _as_seen(local: Float[Tensor, "n 3"], delay: Float[Tensor, "n"], camera: Cameras) -> Float[Tensor, "n 3"]:
     """Places in the frame of the camera as it is so much later; rotations of hundredths of a radian to second order."""
-    velocity, spin = camera.motion[0, :3], camera.motion[0, 3:]
-    by, away = -delay[:, None] * spin, local - delay[:, None] * velocity
-    across = torch.linalg.cross(by, away)
-    return away + across + 0.5 * torch.linalg.cross(by, across)
+    velocity, (x, y, z) = camera.motion[0, :3], camera.motion[0, 3:].tolist()
+    cross = local.new_tensor([[0.0, -z, y], [z, 0, -x], [-y, x, 0]])  # `torch.linalg.cross` is many times slower
+    delay = delay[:, None]
+    away = local - delay * velocity
+    across = -delay * (away @ cross.T)
+    return away + across - 0.5 * delay * (across @ cross.T)
 
 
 def _delay(local: Float[Tensor, "n 3"], camera: Cameras) -> Float[Tensor, "n"]:

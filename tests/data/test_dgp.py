@@ -141,6 +141,13 @@ def test_parts_of_a_scene(dataset):
     assert open_drive(dataset, scene="scene_02").key == whole.key
 
 
+def test_where_one_stands_does_not_matter(dataset, monkeypatch):
+    whole = open_drive(dataset / "scene_02")
+    monkeypatch.chdir(dataset / "scene_02")
+    here = open_drive(".")
+    assert (here.name, here.key) == (whole.name, whole.key) == ("scene_02", whole.key)
+
+
 def test_a_track_of_one_box_is_noted(dataset):
     notes = read_dgp(dataset, scene="scene_01").notes
     assert len(notes) == 1 and "one box" in notes[0] and "10955774" in notes[0]

@@ -1,6 +1,8 @@
 """What is derived from a drive, against rays cast through every pixel at its own time."""
 
-from dataclasses import replace
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -9,9 +11,10 @@ import torch
 from PIL import Image
 
 from chopgrad_ns.data.drives.boxes import actor_ids_from_boxes, actors_at, boxes_in, moving_actors, moving_mask
-from chopgrad_ns.data.drives.derived import MARGIN, actor_points, coloured_points, lidar_depth, points_at
+from chopgrad_ns.data.drives.derived import MARGIN, actor_points, coloured_points, decoded, lidar_depth, owned_points, points_at
+from chopgrad_ns.data.drives.drive import Points
 from chopgrad_ns.data.drives.files import extract
-from chopgrad_ns.data.drives.projection import undistorted
+from chopgrad_ns.data.drives.projection import camera_at, from_pixels, motion_of, project, readout_of, undistorted
 from chopgrad_ns.errors import UserError
 from tests.data.made_drive import RED, Made, cast, made_drive, road, seen_by
 
@@ -101,9 +104,9 @@ def test_points_belong_to_the_boxes_that_hold_them(drive):
 
 
 def test_points_of_actors_are_where_the_actors_are(drive):
-    time = drive.times[2] + 0.04
-    xyz, before = points_at(drive, 2, time), drive.source.points(2).xyz
-    owner = actors_at(drive, 2, before, MARGIN)
+    before, owner = owned_points(drive, 2)
+    xyz = points_at(drive, 2, before, owner, drive.times[2] + 0.04)
+    assert (owner == actors_at(drive, 2, before, MARGIN)).all() and {-1, 0, 1} <= set(owner)
     assert np.abs(xyz[owner == 0] - before[owner == 0] - [-15 * 0.04, 0, 0]).max() < 1e-4
     assert np.array_equal(xyz[owner < 0], before[owner < 0]) and np.abs(xyz[owner == 1] - before[owner == 1]).max() < 1e-4
 
@@ -112,9 +115,9 @@ def test_points_of_actors_that_have_gone_are_left_out(drive):
     coming = drive.actors[0]
     gone = replace(drive, actors=[replace(coming, present=torch.tensor([True] + [False] * 4)), *drive.actors[1:]])
     gone.source = drive.source
-    xyz = drive.source.points(0).xyz
-    own = (actors_at(drive, 0, xyz, MARGIN) == 0).sum()
-    assert own > 20 and len(points_at(gone, 0, 0.1)) == len(xyz) and len(points_at(gone, 0, 0.3)) == len(xyz) - own
+    xyz, owner = owned_points(drive, 0)
+    own = (owner == 0).sum()
+    assert own > 20 and [len(xyz) - len(points_at(gone, 0, xyz, owner, time)) for time in (0.1, 0.3)] == [0, own]
 
 
 def depth_of_rays(drive, photo, cameras):
@@ -145,6 +148,39 @@ def test_lidar_depth_is_what_rays_meet_at_the_photo_s_time(drive):
     assert sum(count for count, _ in share) > 20 and max(error for _, error in share) < 0.25, share
 
 
+def test_lidar_depth_is_where_a_rolling_shutter_shows_it():
+    drive = made_drive(distorted=False)
+    v, u, z = np.meshgrid(np.arange(4, 64, 12.0), np.arange(4, 96, 12.0), [4.0], indexing="ij")
+    moved = 0
+    for photo in drive.photos:
+        camera = drive.cameras[photo.camera]
+        local = from_pixels(camera, np.stack([u.ravel(), v.ravel()], axis=1)) * z.reshape(-1, 1)
+        world_from_camera = camera_at(drive, photo, photo.middle)
+        xyz = (local @ world_from_camera[:3, :3].T + world_from_camera[:3, 3]).astype(np.float32)
+        alone = replace(drive, actors=[], source=Few(xyz))
+        rolling = {"readout": readout_of(camera, photo), "motion": motion_of(drive, photo)}
+        rolling = {name: torch.from_numpy(value)[None].float() for name, value in rolling.items()}
+        cameras = replace(undistorted(drive, [photo], 96, 64), **rolling)
+        found, still = (lidar_depth(alone, [photo], views)[0, 0].numpy() for views in (cameras, cameras.still()))
+        uv, depth, inside = project(drive, photo, xyz)
+        sure = inside & (np.abs(uv % 1 - 0.5) < 0.49).all(axis=1)  # not between two pixels
+        column, row = uv[sure].astype(int).T
+        assert sure.sum() > 20 and np.abs(found[row, column] - depth[sure]).max() < 2e-3, photo.name
+        moved += int((still[row, column] == 0).sum())
+    assert moved > 40, "it matters"
+
+
+@dataclass
+class Few:
+    """`Source` of a few points in every frame."""
+
+    xyz: np.ndarray
+
+    def points(self, frame):
+        ones = np.ones(len(self.xyz), np.uint8)
+        return Points(self.xyz, ones.astype(np.float32), ones, 0 * ones)
+
+
 def test_neighbouring_frames_fill_in_what_stands_still(drive):
     photos = drive.photos_of("FRONT")
     sparse, cameras = replace(drive, source=Made(drive, rows=10)), undistorted(drive, photos, 48, 32)
@@ -173,6 +209,16 @@ def test_photos_that_are_taken_out_are_not_looked_at(drive):
     drive.source.asked.clear()
     coloured_points(replace(drive, photos=[photo for photo in drive.photos if photo.frame % 2 == 0]), 500)
     assert drive.source.asked and all(frame % 2 == 0 for _, frame in drive.source.asked)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+def test_pictures_that_cannot_be_decoded_are_named(drive, content):
+    class Source:
+        def picture(self, photo):
+            return content
+
+    with pytest.raises(UserError, match="FRONT 0 cannot be decoded"):
+        decoded(replace(drive, source=Source()), drive.photos[0])
 
 
 def test_seeds_of_actors_lie_on_them(drive):
@@ -229,7 +275,27 @@ def test_pictures_that_are_none_leave_nothing(drive, tmp_path, monkeypatch, name
         return
     with pytest.raises(UserError, match="FRONT 0 cannot be read"):
         extract(odd)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("odd")]
+    left = [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("odd")]
+    assert [(path.suffix, path.stat().st_size) for path in left] == [(".lock", 0)]
+
+
+def test_two_at_a_time_find_the_same_files(drive, tmp_path, monkeypatch):
+    """Other than one removing what the other is writing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def write(_):
+        files = extract(drive, lambda *_: time.sleep(0.02))
+        return sum(path.is_file() for path in files.pictures + files.masks)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, range(2))) == [20, 20]
+
+
+def test_parts_of_a_drive_have_files_of_their_own(drive, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for frames in ([0], [1, 2]):
+        files = extract(drive.of_frames(frames))
+        assert len(files.pictures) == 2 * len(frames) and all(path.is_file() for path in files.pictures + files.masks)
 
 
 def test_pictures_of_another_size_than_the_calibration_s_are_refused(drive, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.drives.drive import Drive, Photo, Points, RigCamera, Selection, Shutter, in_first_frame, inverse, moved
 from chopgrad_ns.data.drives.projection import from_pixels, line_times, project, to_pixels, undistorted
-from chopgrad_ns.data.drives.tracks import BEYOND, LONGEST, at_time, at_times, sampled
+from chopgrad_ns.data.drives.tracks import BEYOND, LONGEST, all_at_time, at_time, at_times
 from chopgrad_ns.errors import UserError
 from tests.data.recorded_world import looking, pose
 
@@ -244,6 +244,22 @@ def test_tracks_against_one_time_at_a_time(boxes, spacing):
         assert present and torch.allclose(found, made.world_from_actor[frame], atol=1e-9)
 
 
+def test_many_tracks_at_once_as_one_at_a_time():
+    times = 7 + np.concatenate([0.1 * np.arange(6), 0.9 + 0.1 * np.arange(6)])
+    rows = [], range(12), [0, 1, 2, 3, 8, 9, 11], [4], [0, 11], [2, 3, 9], [0, 4, 5], [5, 6]
+    made = [actor(times, boxes) for boxes in rows]
+    seen = set()
+    for time in np.linspace(6.7, 8.8, 85):
+        found = all_at_time(made, torch.tensor(times), time)
+        for index, one in enumerate(made):
+            expected, there = at_time(one, torch.tensor(times), time)
+            assert (index in found) == there
+            if there:
+                assert np.allclose(found[index], expected.numpy(), atol=1e-12)
+                seen.add(index)
+    assert seen == set(range(1, 8)) and all_at_time([], torch.tensor(times), 7.0) == {}
+
+
 def test_between_boxes_as_scipy():
     """Slerp, for rotations that are close."""
     times = np.array([0.0, 0.1, 0.2])
@@ -282,8 +298,6 @@ def test_float32_times_of_a_long_drive():
     expected = np.stack([track_oracle(times, list(range(12)), made.world_from_actor.double().numpy(), time)
                          for time in times[:-1] + 0.05])
     assert there.all() and np.abs(poses.numpy() - expected).max() < 5e-3
-    again = sampled(made, torch.tensor(times), torch.tensor(times[3:6]))
-    assert again.present.all() and torch.allclose(again.world_from_actor, made.world_from_actor[3:6], atol=1e-3)
 
 
 def test_selections():

@@ -1,7 +1,9 @@
 """Drives as nerfstudio's dataparsers: found by name, and what a data manager makes of them."""
 
+import inspect
 import subprocess
 import sys
+from importlib import import_module
 
 import cv2
 import numpy as np
@@ -35,6 +37,17 @@ def test_every_format_has_a_parser_that_ns_train_knows():
     chosen = tyro.cli(AnnotatedDataParserUnion, args=arguments)
     assert isinstance(chosen, DgpDataParserConfig) and chosen.scene == "scene_02" and not chosen.mask_moving
     assert chosen.cameras == ("A", "B")
+
+
+@pytest.mark.parametrize("name, option", [("waymo-v1", "segment"), ("waymo-v2", "segment"), ("dgp", "scene"),
+                                          ("kitti-odometry", "sequence"), ("nuscenes-kit", "scene")])
+def test_one_of_several_recordings_can_be_chosen(name, option):
+    """As the readers ask for, where a folder has several."""
+    chosen = tyro.cli(AnnotatedDataParserUnion, args=[name, "--data", "somewhere", f"--{option}", "this"])
+    assert option in chosen.options and getattr(chosen, option) == "this"
+    module, reader = FORMATS[name].reader.split(":")
+    parameters = inspect.signature(getattr(import_module(f"chopgrad_ns.data.drives.{module}"), reader)).parameters
+    assert set(chosen.options) == set(parameters) - {"path", "selection"}
 
 
 def test_importing_the_parsers_reads_no_format():

@@ -50,23 +50,21 @@ def moving_actors(drive: Drive, tolerance: float = STILL) -> list[int]:
 
 def boxes_in(drive: Drive, photo: Photo, actors: Sequence[int] | None = None, enlarged: float = 1.0) -> list[PhotoBox]:
     """The boxes that are in a picture at least in part, of all actors or of some, the farthest first."""
-    found = []
-    frame_times = torch.from_numpy(drive.times)
-    for index in range(len(drive.actors)) if actors is None else actors:
-        pose, there = tracks.at_time(drive.actors[index], frame_times, photo.middle)
-        box = _in_picture(drive, photo, index, pose.double().numpy(), enlarged) if there else None
-        if box is not None:
-            found.append(box)
-    return sorted(found, key=lambda box: -box.nearest)
+    chosen = range(len(drive.actors)) if actors is None else actors
+    poses = tracks.all_at_time([drive.actors[index] for index in chosen], torch.from_numpy(drive.times), photo.middle)
+    found = [_in_picture(drive, photo, chosen[place], pose, enlarged) for place, pose in poses.items()]
+    return sorted((box for box in found if box is not None), key=lambda box: -box.nearest)
 
 
-def moving_mask(drive: Drive, photo: Photo, width: int, height: int, dilation: int = 2) -> Bool[np.ndarray, "h w"]:
+def moving_mask(drive: Drive, photo: Photo, width: int, height: int, dilation: int = 2, moving: Sequence[int] | None = None
+                ) -> Bool[np.ndarray, "h w"]:
     """Pixels that may show an actor that moves at some time, of a distorted picture made `width`×`height` large.
 
-    Boxes are slightly enlarged, and what they cover by `dilation` pixels more. Shadows are not covered.
+    Boxes are slightly enlarged, and what they cover by `dilation` pixels more. Shadows are not covered. `moving`: those that
+    move, `moving_actors` unless given (which takes a while, for many photos).
     """
     mask = np.zeros((height, width), np.uint8)
-    for box in boxes_in(drive, photo, moving_actors(drive), ENLARGED):
+    for box in boxes_in(drive, photo, moving_actors(drive) if moving is None else moving, ENLARGED):
         _fill(mask, _scaled(drive.cameras[photo.camera], box.outline, width, height), 1)
     if dilation:
         mask = cv2.dilate(mask, np.ones((2 * dilation + 1,) * 2, np.uint8))
@@ -168,19 +166,22 @@ def _subdivided(face: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "m 3"]:
 
 def _seen(drive: Drive, photo: Photo, index: int, pose: Pose, camera_from_actor: Pose, local: Float[np.ndarray, "n 3"]
           ) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
-    """Pixels of points on a box, given in the camera's frame when the middle line is exposed: both move meanwhile."""
+    """Pixels of points on a box, given in the camera's frame when the middle line is exposed: both move meanwhile, and evenly
+    enough that where points are at the beginning and at the end tells it.
+    """
     camera = drive.cameras[photo.camera]
     uv, ahead = to_pixels(camera, local)
     if photo.shutter is None or camera.first_line is None:
         return uv, ahead
     fixed = np.concatenate([local, np.ones((len(local), 1))], axis=1) @ inverse(camera_from_actor).T
-    frame_times = torch.from_numpy(drive.times)
+    ends = np.array([photo.shutter.first, photo.shutter.last])
+    poses, there = tracks.at_times(drive.actors[index], torch.from_numpy(drive.times), torch.from_numpy(ends))
+    placed = np.where(there.numpy()[:, None, None], poses.double().numpy(), pose)
+    camera_from_actor = inverse(camera_at(drive, photo, ends)) @ placed
+    early, late = (fixed @ camera_from_actor.transpose(0, 2, 1))[..., :3]
     for _ in range(ROUNDS):
-        times = line_times(camera, photo, uv)
-        poses, there = tracks.at_times(drive.actors[index], frame_times, torch.from_numpy(times))
-        placed = np.where(there.numpy()[:, None, None], poses.double().numpy(), pose)
-        now = inverse(camera_at(drive, photo, times)) @ placed
-        uv, ahead = to_pixels(camera, np.einsum("nij,nj->ni", now, fixed)[:, :3])
+        share = (line_times(camera, photo, uv) - ends[0]) / max(ends[1] - ends[0], 1e-9)
+        uv, ahead = to_pixels(camera, early + share[:, None] * (late - early))
     return uv, ahead
 
 

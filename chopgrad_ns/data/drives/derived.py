@@ -15,7 +15,7 @@ from torch import Tensor
 from chopgrad_ns.data.depths import HIDDEN, depths_from_points
 from chopgrad_ns.data.drives import tracks
 from chopgrad_ns.data.drives.boxes import actors_at, depth_from_boxes
-from chopgrad_ns.data.drives.drive import Drive, Photo, RigCamera
+from chopgrad_ns.data.drives.drive import Drive, Photo, Pose, RigCamera
 from chopgrad_ns.data.drives.projection import project
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.cameras import Cameras
@@ -40,29 +40,33 @@ class Seeds:
     rgb: Float32[np.ndarray, "n 3"]
 
 
-def points_at(drive: Drive, frame: int, time: float) -> Float32[np.ndarray, "n 3"]:
-    """A frame's lidar points as they are at another time near by: those in the box of an actor move with it.
+def owned_points(drive: Drive, frame: int) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
+    """A frame's lidar points, and the index of the actor that each is of; −1 for none."""
+    xyz = drive.source.points(frame).xyz
+    return xyz, actors_at(drive, frame, xyz, MARGIN)
+
+
+def points_at(drive: Drive, frame: int, xyz: Float32[np.ndarray, "n 3"], owner: Int[np.ndarray, "n"], time: float
+              ) -> Float32[np.ndarray, "m 3"]:
+    """A frame's `owned_points` as they are at another time near by: those in the box of an actor move with it.
 
     Points of actors that are not there any more at `time` are left out.
     """
-    xyz = drive.source.points(frame).xyz
-    owner = actors_at(drive, frame, xyz, MARGIN)
-    frame_times, kept = torch.from_numpy(drive.times), np.ones(len(xyz), bool)
-    moved = xyz.astype(np.float64)
-    for index in np.unique(owner[owner >= 0]):
-        own, actor = owner == index, drive.actors[index]
-        pose, there = tracks.at_time(actor, frame_times, time)
-        step = pose.double().numpy() @ np.linalg.inv(actor.world_from_actor[frame].double().numpy())
-        moved[own] = moved[own] @ step[:3, :3].T + step[:3, 3]
-        kept[own] = there
-    return moved[kept].astype(np.float32)
+    poses = tracks.all_at_time(drive.actors, torch.from_numpy(drive.times), time)
+    moved, kept = xyz.copy(), np.ones(len(xyz), bool)
+    for index, own in _by_owner(owner):
+        kept[own] = index in poses
+        if index in poses:
+            moved[own] = _placed(_in_box(drive, index, frame, xyz[own]), poses[index])
+    return moved[kept]
 
 
 def lidar_depth(drive: Drive, photos: Sequence[Photo], cameras: Cameras, neighbours: int = 0) -> Float[Tensor, "n 1 h w"]:
     """Depth z in metres where lidar points of a photo's own frame fall, 0 elsewhere; hidden points are left out.
 
     Args:
-        cameras: one for each photo, undistorted, in the drive's world (`projection.undistorted`).
+        cameras: one for each photo, undistorted, in the drive's world (`projection.undistorted`), with rolling shutters or
+            without.
         neighbours: so many frames before and after give the points of what stands still as well.
     """
     if len(cameras) != len(photos):
@@ -73,8 +77,9 @@ def lidar_depth(drive: Drive, photos: Sequence[Photo], cameras: Cameras, neighbo
     for frame, indices in groupby(order, key=lambda index: photos[index].frame):
         around = [f for f in range(frame - neighbours, frame + neighbours + 1) if f != frame and 0 <= f < len(drive)]
         still = {f: still[f] if f in still else _static(drive, f)[0] for f in around}
+        xyz, owner = owned_points(drive, frame)
         for index in indices:
-            points = np.concatenate([points_at(drive, frame, photos[index].middle), *still.values()])
+            points = np.concatenate([points_at(drive, frame, xyz, owner, photos[index].middle), *still.values()])
             depths[index] = depths_from_points(torch.from_numpy(points), cameras[index], seen_by_lidar)[0]
     return depths
 
@@ -110,9 +115,8 @@ def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, in
     Args:
         report: called with (step, steps) as photos are looked at.
     """
-    parts = [_thinned(*_static(drive, frame), FINEST[1]) for frame in range(len(drive))]
-    xyz = np.concatenate([part for part, _ in parts])
-    frames = np.concatenate([np.full(len(part), frame) for frame, (part, _) in enumerate(parts)])
+    xyz, frames = (np.concatenate(parts) for parts in
+                   zip(*(_thinned(*_static(drive, frame), FINEST[1]) for frame in range(len(drive)))))
     if not len(xyz):
         raise UserError(f"{drive.name} has no lidar points of what stands still; take frames that have some.")
     side = FINEST[1]
@@ -139,27 +143,25 @@ def actor_points(drive: Drive, actors: Sequence[int], count: int = 4000) -> list
     The road under it is left out. Of several points in 5 cm one that a photo of its frame sees is taken.
     """
     gathered: dict[int, list] = {index: [] for index in actors}
-    frame_times = torch.from_numpy(drive.times)
     for frame in range(len(drive)):
         there = [index for index in actors if drive.actors[index].present[frame]]
         if not there:
             continue
-        xyz = drive.source.points(frame).xyz
-        owner = actors_at(drive, frame, xyz, MARGIN)
+        xyz, owner = owned_points(drive, frame)
         xyz, owner = xyz[owner >= 0], owner[owner >= 0]
+        local = {index: (own, _in_box(drive, index, frame, xyz[own])) for index, own in _by_owner(owner) if index in there}
         rgb, seen = np.full((len(xyz), 3), 0.5, np.float32), np.zeros(len(xyz), bool)
         for photo in (photo for photo in drive.photos if photo.frame == frame):
             moved = xyz.astype(np.float64)
-            for index in there:
-                pose, _ = tracks.at_time(drive.actors[index], frame_times, photo.middle)
-                own, pose = owner == index, pose.double().numpy()
-                moved[own] = _in_box(drive, index, frame, xyz[own]) @ pose[:3, :3].T + pose[:3, 3]
+            poses = tracks.all_at_time(drive.actors, torch.from_numpy(drive.times), photo.middle)
+            for index in local.keys() & poses.keys():
+                own, places = local[index]
+                moved[own] = _placed(places, poses[index])
             visible, colours = _colours(drive, photo, moved, None)
             rgb[visible], seen = colours[visible], seen | visible
-        for index in there:
-            local = _in_box(drive, index, frame, xyz[owner == index])
-            body = local[:, 2] > -float(drive.actors[index].size[2]) / 2 + GROUND
-            gathered[index].append((local[body], rgb[owner == index][body], seen[owner == index][body]))
+        for index, (own, places) in local.items():
+            body = places[:, 2] > -float(drive.actors[index].size[2]) / 2 + GROUND
+            gathered[index].append((places[body], rgb[own][body], seen[own][body]))
     return [_actor_seeds(gathered[index], count) for index in actors]
 
 
@@ -176,6 +178,16 @@ def _actor_seeds(parts: list, count: int) -> Seeds:
     return Seeds(xyz, _spread(xyz, rgb[kept], seen[kept]))
 
 
+def _by_owner(owner: Int[np.ndarray, "n"]) -> list[tuple[int, Int[np.ndarray, "m"]]]:
+    """Each actor that points are of, and which these are."""
+    order = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0):]
+    return [(int(owner[own[0]]), own) for own in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1) if len(own)]
+
+
+def _placed(local: Float[np.ndarray, "n 3"], pose: Pose) -> Float[np.ndarray, "n 3"]:
+    return local @ pose[:3, :3].T + pose[:3, 3]
+
+
 def _in_box(drive: Drive, index: int, frame: int, xyz: Float32[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     pose = drive.actors[index].world_from_actor[frame].double().numpy()
     return (xyz.astype(np.float64) - pose[:3, 3]) @ pose[:3, :3]
@@ -183,16 +195,17 @@ def _in_box(drive: Drive, index: int, frame: int, xyz: Float32[np.ndarray, "n 3"
 
 def _static(drive: Drive, frame: int) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
     """A frame's points that are in no actor's box, and the frame for each."""
-    xyz = drive.source.points(frame).xyz
-    xyz = xyz[actors_at(drive, frame, xyz, MARGIN) < 0]
+    xyz, owner = owned_points(drive, frame)
+    xyz = xyz[owner < 0]
     return xyz, np.full(len(xyz), frame)
 
 
 def _thinned(xyz: Float32[np.ndarray, "n 3"], values: Int[np.ndarray, "n"], side: float
              ) -> tuple[Float32[np.ndarray, "m 3"], Int[np.ndarray, "m"]]:
     """The first point of each voxel."""
-    cells = np.floor(xyz / side).astype(np.int64) + (1 << 20)
-    keys = (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
+    keys = np.zeros(len(xyz), np.int64)
+    for places in xyz.T:
+        keys = keys << 21 | np.floor(places / side).astype(np.int64) + (1 << 20)
     first = np.sort(np.unique(keys, return_index=True)[1])
     return xyz[first], values[first]
 
@@ -228,7 +241,8 @@ def decoded(drive: Drive, photo: Photo, shrink: int = 1) -> np.ndarray:
     """A photo's pixels [H, W, 3], uint8 RGB, made smaller by 1, 2, 4 or 8. Raises UserError for what is no picture."""
     flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
             8: cv2.IMREAD_REDUCED_COLOR_8}[shrink] | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = cv2.imdecode(np.frombuffer(drive.source.picture(photo), np.uint8), flag)
+    content = np.frombuffer(drive.source.picture(photo), np.uint8)
+    picture = cv2.imdecode(content, flag) if len(content) else None
     if picture is None:
         raise UserError(f"The picture {photo.name} cannot be decoded; get the recording again, or choose other frames.")
     return picture[..., ::-1]

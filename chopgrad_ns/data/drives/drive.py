@@ -7,6 +7,7 @@ Poses are float64 and named target_from_source; times are seconds, 0 at the firs
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,8 +157,10 @@ class Drive:
 
     def of_frames(self, frames: Sequence[int]) -> Drive:
         """The drive with the photos and points of some frames only, the others' out of reach; boxes and times stay."""
-        return replace(self, photos=[photo for photo in self.photos if photo.frame in set(frames)],
-                       source=_Part(self.source, frozenset(frames)), key=f"{self.key}-part")
+        kept = frozenset(frames)
+        digest = hashlib.sha256(repr((self.key, sorted(kept))).encode()).hexdigest()
+        return replace(self, photos=[photo for photo in self.photos if photo.frame in kept],
+                       source=_Part(self.source, kept), key=digest[:16])
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from chopgrad_ns.data.drives.boxes import moving_mask
+from chopgrad_ns.data.drives.boxes import moving_actors, moving_mask
 from chopgrad_ns.data.drives.drive import Drive, Photo
 from chopgrad_ns.data.pictures import UNREADABLE
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.files import user_cache, whole_folder
+from chopgrad_ns.files import one_at_a_time, user_cache, whole_folder
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}
 VERSION = 1
@@ -35,7 +35,7 @@ def extract(drive: Drive, report: Callable[[int, int], None] | None = None) -> E
     """Write the pictures of a drive, or find them where they were written before.
 
     They are under the user's cache in `drives/KEY/`: `0-CAMERA/00000.jpg` by frame, bytes as recorded, and
-    `masks/0-CAMERA/00000.png`; all of them or none.
+    `masks/0-CAMERA/00000.png`; all of them or none. Where another process is writing them, they are waited for.
 
     Args:
         report: called with (step, steps) as pictures are written.
@@ -44,17 +44,23 @@ def extract(drive: Drive, report: Callable[[int, int], None] | None = None) -> E
         UserError: a picture is damaged, neither JPEG nor PNG, or not of its camera's size.
     """
     folder = user_cache() / "drives" / f"{drive.key}-{VERSION}"
-    if not folder.is_dir():
-        with whole_folder(folder) as unfinished:
-            for step, photo in enumerate(drive.photos):
-                _write(drive, photo, unfinished)
-                if report is not None:
-                    report(step + 1, len(drive.photos))
+    with one_at_a_time(folder):
+        if not folder.is_dir():
+            _write_all(drive, folder, report)
     return Extracted([_found(folder, _place(drive, photo)) for photo in drive.photos],
                      [folder / "masks" / _place(drive, photo).with_suffix(".png") for photo in drive.photos])
 
 
-def _write(drive: Drive, photo: Photo, folder: Path) -> None:
+def _write_all(drive: Drive, folder: Path, report: Callable[[int, int], None] | None) -> None:
+    moving = moving_actors(drive)
+    with whole_folder(folder) as unfinished:
+        for step, photo in enumerate(drive.photos):
+            _write(drive, photo, moving, unfinished)
+            if report is not None:
+                report(step + 1, len(drive.photos))
+
+
+def _write(drive: Drive, photo: Photo, moving: list[int], folder: Path) -> None:
     content, camera = drive.source.picture(photo), drive.cameras[photo.camera]
     try:
         with Image.open(io.BytesIO(content)) as picture:
@@ -65,14 +71,14 @@ def _write(drive: Drive, photo: Photo, folder: Path) -> None:
         raise UserError(f"The picture {photo.name} is no JPEG or PNG of {camera.width}×{camera.height} px, as the calibration "
                         "of its camera says; get the recording again, or choose other cameras.")
     for path, data in ((folder / _place(drive, photo).with_suffix(suffix), content),
-                       (folder / "masks" / _place(drive, photo).with_suffix(".png"), _mask(drive, photo))):
+                       (folder / "masks" / _place(drive, photo).with_suffix(".png"), _mask(drive, photo, moving))):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
 
-def _mask(drive: Drive, photo: Photo) -> bytes:
+def _mask(drive: Drive, photo: Photo, moving: list[int]) -> bytes:
     camera = drive.cameras[photo.camera]
-    seen = ~moving_mask(drive, photo, camera.width, camera.height)
+    seen = ~moving_mask(drive, photo, camera.width, camera.height, moving=moving)
     return cv2.imencode(".png", seen.astype(np.uint8) * 255)[1].tobytes()
 
 

@@ -57,7 +57,7 @@ def open_drive(path: Path, kind: str | None = None, selection: Selection = Selec
 
     Raises UserError for what is none, and all that the reader raises.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # so that "." has a name
     if kind is not None and kind not in FORMATS:
         raise UserError(f"There is no format {kind} of recordings; choose among {', '.join(FORMATS)}.")
     if not path.exists():

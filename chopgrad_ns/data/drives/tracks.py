@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -83,7 +86,18 @@ def at_time(actor: Actor, frame_times: Float[Tensor, "t"], time: float) -> tuple
     return poses[0], bool(there[0])
 
 
-def sampled(actor: Actor, frame_times: Float[Tensor, "t"], times: Float[Tensor, "n"]) -> Actor:
-    """The actor with poses at other times, those of photos for instance."""
-    poses, there = at_times(actor, frame_times, times)
-    return Actor(actor.name, actor.kind, actor.size, poses, there)
+def all_at_time(actors: Sequence[Actor], frame_times: Float[Tensor, "t"], time: float) -> dict[int, Float[np.ndarray, "4 4"]]:
+    """Poses (world_from_actor) of those actors that are there at a time, by their indices: as `at_time` of each, but faster
+    for the hundreds that a recording has.
+    """
+    within = (frame_times - time).abs() <= max(_reach(frame_times))
+    near = [index for index, actor in enumerate(actors) if actor.present[within].any()]
+    if not near:
+        return {}
+    at = torch.tensor([time], dtype=torch.float64)
+    left, right, share, there = (torch.cat(parts) for parts in
+                                 zip(*(bracket(actors[index].present, frame_times, at) for index in near)))
+    poses = [actors[index].world_from_actor for index in near]
+    ends = [torch.stack([pose[frame] for pose, frame in zip(poses, side.tolist())]) for side in (left, right)]
+    found = between(*ends, share.to(ends[0])).double().numpy()
+    return {index: found[place] for place, index in enumerate(near) if there[place]}

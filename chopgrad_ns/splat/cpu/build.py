@@ -5,18 +5,14 @@ import functools
 import warnings
 from pathlib import Path
 
-from chopgrad_ns.files import user_cache
+from chopgrad_ns.files import one_at_a_time, user_cache
 from chopgrad_ns.splat.cpu import compiler
 
 
 def _build(flags: list[str], library: Path) -> None:
     """Compile `library` unless another process has done so meanwhile."""
-    import fcntl  # not on Windows, where torch takes over
-
     command = compiler.find_compiler()
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with open(library.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(library):
         if not library.exists():
             compiler.compile_kernel(command, flags, library)
 
