@@ -9,7 +9,6 @@ from torch import Tensor
 
 from chopgrad_ns.data.references import project
 from chopgrad_ns.splat.cameras import Cameras
-from chopgrad_ns.splat.rolling import as_shown
 
 CELL = 8
 """Side in pixels of the cells in which nearer points hide farther ones."""
@@ -35,7 +34,7 @@ def depths_from_points(points: Float[Tensor, "p 3"], cameras: Cameras, seen: Cal
     points = points[torch.isfinite(points).all(dim=1)].to(cameras.K)
     depths = points.new_zeros(len(cameras), 1, height, width)
     for view in range(len(cameras)):
-        (uv,), (z,) = project(as_shown(points, cameras[view]), cameras[view])
+        (uv,), (z,) = project(points, cameras[view])
         column, row = uv.floor().long().unbind(dim=1)
         inside = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
         column, row, near = column[inside], row[inside], z[inside]

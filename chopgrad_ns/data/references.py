@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.rolling import as_shown, seen_at
 
 DEPTH_TOLERANCE = 0.05
 """Relative difference of depth at which belief in a warped pixel has fallen to 1/e."""
@@ -18,21 +19,21 @@ DEPTH_TOLERANCE = 0.05
 
 def project(points: Float[Tensor, "p 3"],
             cameras: Cameras) -> tuple[Float[Tensor, "t p 2"], Float[Tensor, "t p"]]:
-    """World points in each camera: pixels (u right, v down; u/z for z > 0 only) and z depth."""
-    ones = torch.ones_like(points[:, :1])
-    seen = (cameras.camera_from_world @ torch.cat([points, ones], dim=1).T)[:, :3]
+    """World points in each camera: pixels (u right, v down; u/z for z > 0 only) and z depth, with rolling shutters."""
+    shown = points if cameras.readout is None else torch.stack([as_shown(points, cameras[t]) for t in range(len(cameras))])
+    seen = cameras.camera_from_world[:, :3, :3] @ shown.mT + cameras.camera_from_world[:, :3, 3:]
     z = seen[:, 2]
     uv = (cameras.K @ (seen / z.clamp_min(1e-6)[:, None]))[:, :2]
     return uv.transpose(1, 2), z
 
 
 def lift(camera: Cameras, depth: Float[Tensor, "1 h w"]) -> Float[Tensor, "hw 3"]:
-    """World points of the first camera's pixels, row by row, at their z depth."""
+    """World points of the first camera's pixels, row by row, at their z depth, each as its line saw it."""
     height, width = depth.shape[-2:]
     v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     pixels = torch.stack([u, v, torch.ones_like(u)]).flatten(1).to(depth)
     local = torch.linalg.inv(camera.K[0]) @ pixels * depth.flatten()
-    return (camera.world_from_camera[0, :3, :3] @ local).T + camera.centers[0]
+    return seen_at((camera.world_from_camera[0, :3, :3] @ local).T + camera.centers[0], camera)
 
 
 def nearest(target: Cameras, photos: Cameras, count: int,

@@ -23,7 +23,7 @@ from chopgrad_ns.data.packing import pack, unpack
 from chopgrad_ns.data.references import ReferencePhotos, without_unused
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import whole_folder
-from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.cameras import OPTIONAL, Cameras
 
 FORMAT = 2
 AT_ONCE = 8
@@ -161,16 +161,16 @@ class StoredPair:
 
 
 def _camera_tensors(prefix: str, cameras: Cameras) -> dict[str, np.ndarray]:
-    tensors = {"camera_from_world": cameras.camera_from_world, "K": cameras.K, "times": cameras.times}
-    return {f"{prefix}{name}": value.cpu().numpy() for name, value in tensors.items() if value is not None}
+    return {f"{prefix}{name}": value.cpu().numpy() for name in ("camera_from_world", "K", *OPTIONAL)
+            if (value := getattr(cameras, name)) is not None}
 
 
 def _read_cameras(file, prefix: str, which: slice | Sequence[int], width: int, height: int) -> Cameras:
     def get(name: str) -> torch.Tensor:
         return torch.from_numpy(file.get_tensor(f"{prefix}{name}")[which])
 
-    times = get("times") if f"{prefix}times" in file.keys() else None
-    return Cameras(get("camera_from_world"), get("K"), int(width), int(height), times)
+    optional = {name: get(name) for name in OPTIONAL if f"{prefix}{name}" in file.keys()}
+    return Cameras(get("camera_from_world"), get("K"), int(width), int(height), **optional)
 
 
 def _to_bytes(value: Tensor) -> np.ndarray:

@@ -57,18 +57,33 @@ def as_shown(means: Float[Tensor, "n 3"], camera: Cameras) -> Float[Tensor, "n 3
     return (seen - camera.camera_from_world[0, :3, 3]) @ camera.camera_from_world[0, :3, :3]
 
 
+def seen_at(shown: Float[Tensor, "n 3"], camera: Cameras) -> Float[Tensor, "n 3"]:
+    """The inverse of `as_shown`: where places are that a picture of the first camera shows as if it stood still."""
+    if camera.readout is None:
+        return shown
+    camera = camera.to(shown)
+    local = _into(shown, camera)
+    delay = _delay(local, camera)[:, None]
+    away = _turned(local, delay, camera) + delay * camera.motion[0, :3]
+    return (away - camera.camera_from_world[0, :3, 3]) @ camera.camera_from_world[0, :3, :3]
+
+
 def _into(means: Float[Tensor, "n 3"], camera: Cameras) -> Float[Tensor, "n 3"]:
     return means @ camera.camera_from_world[0, :3, :3].T + camera.camera_from_world[0, :3, 3]
 
 
 def _as_seen(local: Float[Tensor, "n 3"], delay: Float[Tensor, "n"], camera: Cameras) -> Float[Tensor, "n 3"]:
-    """Places in the frame of the camera as it is so much later; rotations of hundredths of a radian to second order."""
-    velocity, (x, y, z) = camera.motion[0, :3], camera.motion[0, 3:].tolist()
-    cross = local.new_tensor([[0.0, -z, y], [z, 0, -x], [-y, x, 0]])  # `torch.linalg.cross` is many times slower
+    """Places in the frame of the camera as it is so much later."""
     delay = delay[:, None]
-    away = local - delay * velocity
-    across = -delay * (away @ cross.T)
-    return away + across - 0.5 * delay * (across @ cross.T)
+    return _turned(local - delay * camera.motion[0, :3], -delay, camera)
+
+
+def _turned(local: Float[Tensor, "n 3"], delay: Float[Tensor, "n 1"], camera: Cameras) -> Float[Tensor, "n 3"]:
+    """Turned as the camera turns meanwhile; hundredths of a radian, to second order."""
+    x, y, z = camera.motion[0, 3:].tolist()
+    cross = local.new_tensor([[0.0, -z, y], [z, 0, -x], [-y, x, 0]])  # `torch.linalg.cross` is many times slower
+    across = delay * (local @ cross.T)
+    return local + across + 0.5 * delay * (across @ cross.T)
 
 
 def _delay(local: Float[Tensor, "n 3"], camera: Cameras) -> Float[Tensor, "n"]:

@@ -1,6 +1,7 @@
 """Photos warped by depth show what the target shows, and say where they do not."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,6 +41,16 @@ def test_lift_and_project_are_inverse():
     uv, z = project(lift(cameras[1], depth[1] * 1.3), cameras[1])
     assert torch.allclose(z, torch.full_like(z, DISTANCE * 1.3), atol=1e-5)
     assert torch.allclose(uv[0, WIDTH + 2], torch.tensor([2.5, 1.5]), atol=1e-3)
+
+
+def test_lift_and_project_are_inverse_with_rolling_shutters():
+    cameras, _, depth = plane()
+    rolling = replace(cameras, readout=torch.tensor([[0.0, 0.05]]).repeat(5, 1),
+                      motion=torch.tensor([[3.0, 0, 1, 0, 0.3, 0]]).repeat(5, 1))
+    uv, z = project(lift(rolling[1], depth[1] * 1.3), rolling[1])
+    assert torch.allclose(z, torch.full_like(z, DISTANCE * 1.3), atol=1e-2)
+    whole = (uv[0] - project(lift(cameras[1], depth[1] * 1.3), cameras[1])[0][0]).norm(dim=1)
+    assert whole.max() < 0.02 and (lift(rolling[1], depth[1]) - lift(cameras[1], depth[1])).norm(dim=1).max() > 0.05
 
 
 def test_plane_is_reproduced():

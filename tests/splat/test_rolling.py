@@ -9,7 +9,7 @@ import torch
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.render import render
-from chopgrad_ns.splat.rolling import as_shown, line_delays
+from chopgrad_ns.splat.rolling import as_shown, line_delays, seen_at
 
 WIDTH, HEIGHT, FOCAL = 48, 36, 40.0
 
@@ -75,6 +75,14 @@ def test_places_are_shown_where_their_line_saw_them(readout):
     torch.testing.assert_close(delays, torch.tensor([delay for _, delay in slow], dtype=torch.float64), atol=2e-5, rtol=0)
     still = pixels(eye.camera_from_world[0], points)
     assert (still - truth).norm(dim=1).max() > 0.4, "at this speed, leaving the shutter out shows"
+
+
+@pytest.mark.parametrize("readout", [(0.0, 0.04), (-0.03, 0.0)])
+def test_what_a_picture_shows_is_found_again(readout):
+    eye = camera(readout)
+    points = in_view(eye)
+    torch.testing.assert_close(seen_at(as_shown(points, eye), eye), points, atol=1e-4, rtol=0)
+    assert (as_shown(points, eye) - points).norm(dim=1).max() > 0.1 and seen_at(points, eye.still()) is points
 
 
 def test_gradients_are_those_of_moved_cameras():
