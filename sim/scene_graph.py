@@ -76,7 +76,7 @@ class SceneGraph:
     # Looking at it.
 
     def at(self, camera: Cameras) -> Gaussians:
-        """All Gaussians at one camera's time, in the world. Raises ValueError for cameras without times, if there are actors."""
+        """All Gaussians at one camera's time, in the world. Raises ValueError without times, if there are actors."""
         if not self.nodes:
             return self.background
         if camera.times is None:
@@ -84,7 +84,7 @@ class SceneGraph:
         return self.at_time(float(camera.times[0]), camera)
 
     def at_time(self, time: float, camera: Cameras | None = None) -> Gaussians:
-        """All Gaussians at a time in seconds, in the world; as the lines of a camera's rolling shutter see them, if it has one."""
+        """All Gaussians at a time in seconds, in the world; as the lines of a camera's rolling shutter see them."""
         placed = [node.placed(self.frame_times, time, camera) for node in self.nodes.values()]
         return Gaussians.merged([self.background, *(splat for splat in placed if splat is not None)])
 

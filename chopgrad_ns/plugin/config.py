@@ -62,7 +62,8 @@ class RefineSettings:
     reach: float = 0.5
     """how far the last round moves beside the training cameras, in spacings between neighbouring ones"""
     lane_shifts: Tuple[float, ...] = (0.0, 1.0, 2.0, 3.0)
-    """metres beside the recorded lane, of what is refined in a drive: half of them in the first of two rounds, all in the last"""
+    """metres beside the recorded lane, of what is refined in a drive: half of them in the first of two rounds, all in the
+    last"""
     references: int = 2
     """training photos warped into each frame"""
     pseudo_share: float = 0.4

@@ -93,7 +93,8 @@ def beside_the_lane(before, after, datamanager, views: Views, refine, settings, 
         paths = [placed(video.cameras, *in_metres(metadata)) for video in videos]
         seen, clear = _stages(before, after, paths, views, refine, settings.references), torch.cat([v.clear for v in videos])
         shown = torch.cat([video.frames for video in videos])[clear]
-        table[lane.removeprefix(LANE)] = {stage: evaluate_frames(frames[clear], shown, metric) for stage, frames in seen.items()}
+        table[lane.removeprefix(LANE)] = {stage: evaluate_frames(frames[clear], shown, metric)
+                                          for stage, frames in seen.items()}
     return table
 
 
