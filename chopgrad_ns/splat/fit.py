@@ -212,7 +212,8 @@ def _loss(params, target: _Target, step, extent, settings, generator, beside: Be
     scene = splat if beside is None else Gaussians.merged([splat, beside.at(camera).with_sh_degree(settings.sh_degree)])
     behind = None if beside is None else beside.behind(camera)
     drawn, alpha, meta = rasterize(
-        as_shown(scene.means, camera), scene.quats, scene.log_scales.exp(), scene.opacity_logits.sigmoid(), scene.sh, camera.camera_from_world,
+        as_shown(scene.means, camera), scene.quats, scene.log_scales.exp(), scene.opacity_logits.sigmoid(), scene.sh,
+        camera.camera_from_world,
         camera.K, camera.width, camera.height, sh_degree=degree, packed=False,
         backgrounds=background if behind is None else None, absgrad=settings.strategy == "default",
         render_mode="RGB" if depth is None else "RGB+ED")

@@ -49,7 +49,8 @@ def render_frames(splat: Scene, cameras: Cameras, background: Float[Tensor, "3"]
         behind = splat.behind(camera)
         degree = now.sh_degree if sh_degree is None else min(sh_degree, now.sh_degree)
         image, alpha, _ = rasterize(
-            as_shown(now.means, camera), now.quats, now.log_scales.exp(), now.opacity_logits.sigmoid(), now.sh, camera.camera_from_world,
+            as_shown(now.means, camera), now.quats, now.log_scales.exp(), now.opacity_logits.sigmoid(), now.sh,
+            camera.camera_from_world,
             camera.K, cameras.width, cameras.height, sh_degree=degree, packed=False, render_mode="RGB+ED",
             backgrounds=None if background is None else background[None].to(now.means), backend=backend)
         image, alpha = image.permute(0, 3, 1, 2), alpha.permute(0, 3, 1, 2)

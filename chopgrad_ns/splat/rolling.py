@@ -20,7 +20,8 @@ OUTSIDE = 0.6
 """How far from the middle of the picture, in picture sizes, lines are told apart: a little beyond its borders."""
 
 
-def line_delays(means: Float[Tensor, "n 3"], camera: Cameras, velocity: Float[Tensor, "n 3"] | None = None) -> Float[Tensor, "n"]:
+def line_delays(means: Float[Tensor, "n 3"], camera: Cameras, velocity: Float[Tensor, "n 3"] | None = None
+                ) -> Float[Tensor, "n"]:
     """Seconds between the middle line and the one in which the first camera shows each place; 0 behind it. No gradient flows.
 
     `velocity`, of places that move, is in world units a second; they are at `means` when the middle line is exposed. Raises
