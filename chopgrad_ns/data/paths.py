@@ -18,8 +18,7 @@ def through(cameras: Cameras, frames: int) -> Cameras:
     """A path of `frames` cameras through `cameras` in order.
 
     Positions lie on a Catmull-Rom spline, rotations are slerped, times interpolated. It starts at the first and ends at the
-    last;
-    `frames` = k·(len(cameras) − 1) + 1 passes through all exactly.
+    last; `frames` = k·(len(cameras) − 1) + 1 passes through all exactly.
     """
     poses = cameras.world_from_camera
     count = len(cameras)

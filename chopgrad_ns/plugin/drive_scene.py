@@ -72,7 +72,7 @@ def views_in_metres(views: Views, metadata: dict) -> Views:
                    depths=depths, rig=replace(views.rig, metre=1.0))
 
 
-def similarity(translation: Float[Tensor, "3"], scale: float) -> Float[Tensor, "4 4"]:
+def scaled_and_moved(translation: Float[Tensor, "3"], scale: float) -> Float[Tensor, "4 4"]:
     """The motion x ↦ scale · x + translation."""
     matrix = torch.diag(torch.tensor([scale, scale, scale, 1.0]))
     matrix[:3, 3] = translation

@@ -130,13 +130,19 @@ class DriveDataParser(DataParser):
         return open_drive(config.data, config.kind, selection, **options)
 
     def check(self) -> None:
-        """Raise UserError for a recording that cannot be opened or split, or whose cameras' pictures are not of one size."""
+        """Raise UserError for a recording that cannot be opened or split, whose cameras' pictures are not of one size, or whose
+        truth, where it has any, is of something else.
+        """
         split_frames(self.drive, self.config.every)
         sizes = {name: (camera.width, camera.height) for name, camera in self.drive.cameras.items()}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {width}×{height}" for name, (width, height) in sizes.items())
             raise UserError(f"The cameras of {self.drive.name} have pictures of different sizes ({listed}); choose some of one "
                             "size with --cameras.")
+        if self.drive.truth is not None:
+            from chopgrad_ns.sim.truth import Truth
+
+            Truth.of(self.drive)
 
     @cached_property
     def training(self) -> Drive:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chopgrad_ns.plugin.cameras import to_opencv
 from chopgrad_ns.plugin.compat import no_perceptual_download
-from chopgrad_ns.plugin.drive_scene import actors_and_sky, in_metres, seconds_of, similarity
+from chopgrad_ns.plugin.drive_scene import actors_and_sky, in_metres, seconds_of, scaled_and_moved
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.fit import FitSettings, of_splat
 from chopgrad_ns.splat.gaussians import Gaussians
@@ -146,7 +146,7 @@ class RefinedSplatModel(SplatfactoModel):
 
     def _graph(self, background: Gaussians, beside):
         translation, scale = in_metres(self.metadata)
-        return beside.graph(background.transformed(similarity(-translation, 1 / scale)))
+        return beside.graph(background.transformed(scaled_and_moved(-translation, 1 / scale)))
 
     def before(self) -> Gaussians | None:
         """The plain splat, or None while it is still being reconstructed."""

@@ -61,8 +61,8 @@ class RunFolderMixin:
                             "recorded drive and the name of its format.")
         check_settings(self.refine)
         if self.refine.splat is not None and isinstance(self.pipeline.datamanager.dataparser, DriveDataParserConfig):
-            raise UserError(f"--refine.splat {self.refine.splat} holds what stands still alone, and a drive's actors and sky would "
-                            "stay untrained; leave it out.")
+            raise UserError(f"--refine.splat {self.refine.splat} holds what stands still alone, and a drive's actors and sky "
+                            "would stay untrained; leave it out.")
         self.pipeline.datamanager.dataparser.data = Path(scene)
         self.pipeline.datamanager.dataparser.setup().check()
 

@@ -41,6 +41,9 @@ def check_settings(settings) -> None:
         from chopgrad_ns.refiner import training_losses
 
         training_losses(settings.losses)
+    if settings.splat is not None and not settings.schedule.total_steps:
+        raise UserError("With --refine.splat and no steps of --refine.rounds and --refine.round-steps there is nothing to train; "
+                        "give some, or refine with chopgrad refine.")
     if settings.splat is not None:
         from chopgrad_ns.splat.gaussians import Gaussians
 

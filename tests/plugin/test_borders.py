@@ -57,6 +57,10 @@ def test_no_scene(refused):
     assert "--data FOLDER" in refused(data=None)
 
 
+def test_a_splat_and_nothing_to_train(refused, tmp_path):
+    assert "nothing to train" in refused(splat=tmp_path / "splat.ply", rounds=0)
+
+
 def test_neither_format(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "neither transforms.json nor a COLMAP model" in refused(data=tmp_path / "empty")
