@@ -18,8 +18,8 @@ from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.fit import LEARNING_RATES, FitSettings, Progress, fit
 from chopgrad_ns.splat.gaussians import Gaussians
 
-FEWEST, MOST = 400, 3000
-"""Gaussians of an actor, as far as it has points: they are not made anew in training."""
+FEWEST, MOST, MOST_OF_ALL = 400, 3000, 120_000
+"""Gaussians of an actor, as far as it has points, and of all: they are not made anew in training."""
 SH_DEGREE = 2
 """Of actors."""
 
@@ -49,7 +49,8 @@ class ActorsAndSky(torch.nn.Module):
         # No buffer: tracks are looked up with times, presence and frames that all stay on the CPU.
         self.sky, self.tracked, self.frame_times = sky, None, frame_times.cpu()
         if actors:
-            seeds = [seed_gaussians(one.actor.size, one.points, one.colors) for one in actors]
+            most = max(min(MOST, MOST_OF_ALL // len(actors)), FEWEST)
+            seeds = [seed_gaussians(one.actor.size, one.points, one.colors, most) for one in actors]
             self.tracked = TrackedGaussians([one.actor for one in actors], seeds, frame_times, **placement)
 
     def at(self, camera: Cameras) -> Gaussians:
@@ -92,12 +93,13 @@ class ActorsAndSky(torch.nn.Module):
         return SceneGraph(background, self.frame_times, nodes, Sky(self.sky.colors.detach()))
 
 
-def seed_gaussians(size: Float[Tensor, "3"], points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"]) -> Gaussians:
+def seed_gaussians(size: Float[Tensor, "3"], points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"],
+                   most: int = MOST) -> Gaussians:
     """Where an actor's training begins: at its points, mirrored left to right, for vehicles are alike on both sides, and in
     its box where those are few.
     """
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(points), generator=generator)[:MOST // 2]
+    chosen = torch.randperm(len(points), generator=generator)[:most // 2]
     points, colors = points[chosen].float(), colors[chosen].float()
     points, colors = torch.cat([points, points * points.new_tensor([1, -1, 1])]), colors.repeat(2, 1)
     missing = FEWEST - len(points)

@@ -29,14 +29,16 @@ def seconds_of(metadata: dict) -> float:
 
 
 def seeded_actors(metadata: dict) -> list:
-    """`sim.fit_scene.SeededActor` for each actor of the drive in a scene's metadata that has boxes in a few frames, with
-    points of its lidar, coloured by training photos.
+    """`sim.fit_scene.SeededActor` for each actor of the drive in a scene's metadata that is in a training photo and has boxes in
+    a few frames, with points of its lidar, coloured by training photos.
     """
+    from chopgrad_ns.data.drives.boxes import boxes_in
     from chopgrad_ns.data.drives.derived import actor_points
     from chopgrad_ns.sim.fit_scene import SeededActor
 
     drive = metadata["training"]
-    chosen = [index for index, actor in enumerate(drive.actors) if int(actor.present.sum()) >= LEAST_BOXES]
+    known = [index for index, actor in enumerate(drive.actors) if int(actor.present.sum()) >= LEAST_BOXES]
+    chosen = sorted({box.actor for photo in drive.photos for box in boxes_in(drive, photo, known)})
     return [SeededActor(drive.actors[index], torch.from_numpy(seed.xyz).float(), torch.from_numpy(seed.rgb).float())
             for index, seed in zip(chosen, actor_points(drive, chosen))]
 

@@ -141,7 +141,7 @@ def test_seeds_are_on_both_sides_and_enough():
     assert len(few) == FEWEST and (few.means.abs() <= size / 2).all()
     assert torch.equal(few.means[1], torch.tensor([1.0, -0.5, 0.2]))
     many = seed_gaussians(size, torch.rand(3 * MOST, 3), torch.rand(3 * MOST, 3))
-    assert len(many) == MOST
+    assert len(many) == MOST and len(seed_gaussians(size, torch.rand(900, 3), torch.rand(900, 3), 600)) == 600
     assert len(seed_gaussians(size, torch.zeros(0, 3), torch.zeros(0, 3))) == FEWEST
 
 
