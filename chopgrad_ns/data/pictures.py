@@ -10,6 +10,16 @@ from chopgrad_ns.errors import UserError
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for damaged files, for those that are no pictures, and for far too large ones."""
+LARGEST = 178_956_970
+"""Pixels, more than which are refused: Pillow's own limit, which packages lift for the whole process (nuScenes' kit, which
+nerfstudio imports).
+"""
+
+
+def check_size(picture: Image.Image) -> None:
+    """Raise Pillow's own error for a picture whose header claims too many pixels; to be asked before they are decoded."""
+    if picture.width * picture.height > LARGEST:
+        raise Image.DecompressionBombError(f"{picture.width}×{picture.height} pixels are more than {LARGEST}")
 
 
 @contextmanager
@@ -23,6 +33,7 @@ def open_picture(path: Path, what: str, remedy: str) -> Iterator[Image.Image]:
     """
     try:
         with Image.open(path) as picture:
+            check_size(picture)
             yield picture
     except UNREADABLE as error:
         raise UserError(f"The {what} cannot be read; {remedy}.") from error

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from chopgrad_ns.data.masks import ObjectMasks
-from chopgrad_ns.data.pictures import open_picture
+from chopgrad_ns.data.pictures import LARGEST, open_picture
 from chopgrad_ns.data.plain_videos import open_video
 from chopgrad_ns.data.scene import check_scene
 from chopgrad_ns.data.video import read_frame
@@ -29,6 +29,21 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
         return content[:at]
     rest = content[at + (0 if how == "insert" else len(some)):]
     return content[:at] + (b"" if how == "delete" else some) + rest
+
+
+@pytest.fixture(autouse=True)
+def pillows_own_limit(monkeypatch):
+    """nuScenes' kit, which nerfstudio imports, lifts it for the whole process."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", LARGEST // 2)
+
+
+def test_bombs_are_refused_where_pillows_limit_was_lifted(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "a.png").write_bytes(BROKEN["bomb"])
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (60_000, 60_000)
+    with pytest.raises(UserError, match="cannot be read"), open_picture(tmp_path / "a.png", "photo", "save it again"):
+        pass
 
 
 def mutated_chunk(content: bytes, draw: random.Random) -> bytes:
