@@ -17,13 +17,12 @@ from PIL import Image
 from chopgrad_ns.data.actors import Actor, write_actors
 from chopgrad_ns.data.drives.drive import Photo
 from chopgrad_ns.data.parallel import run_side_by_side
-from chopgrad_ns.files import whole_folder
 from chopgrad_ns.sim.drive_world import record
 from chopgrad_ns.sim.edits import CHANGES, make_edits
 from chopgrad_ns.sim.raycast import Shot
 from chopgrad_ns.sim.rig import MOUNTS, Rig, make_rig
 from chopgrad_ns.sim.road import FRAME_RATE
-from chopgrad_ns.sim.sample import FARTHEST, MILLIMETRES, about, check_free, check_size, check_way, unwritable
+from chopgrad_ns.sim.sample import FARTHEST, MILLIMETRES, about, new_folder
 from chopgrad_ns.sim.sensors import Sensors
 from chopgrad_ns.sim.underway import DriveCaster
 from chopgrad_ns.sim.waymo_files import write_waymo_v2
@@ -49,15 +48,8 @@ def write_drive(path: Path, world: World, frames: int = 40, width: int = 240, he
     not empty, where it cannot be written, or for sizes that nothing can be reconstructed from; WayEnds where the street
     is too short for so many frames.
     """
-    path = Path(path)
-    check_free(path)
-    check_size(path, frames, width, height)
-    check_way(world, frames)
-    try:
-        with whole_folder(path) as folder:
-            _Writer(folder, world, frames, width, height, tuple(truth), report).write(workers)
-    except OSError as error:
-        raise unwritable(path, error) from error
+    with new_folder(Path(path), world, frames, width, height) as folder:
+        _Writer(folder, world, frames, width, height, tuple(truth), report).write(workers)
 
 
 @dataclass

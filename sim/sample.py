@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -87,7 +89,7 @@ def sample_clip(kind: Kind, seed: int = 0, frames: int = 40, width: int = 192, h
 
 def photograph(world: World, frames: int = 40, width: int = 192, height: int = 128) -> Sample:
     """Go through a world with a camera. Raises WayEnds where there is no way for so many frames."""
-    check_way(world, frames)
+    _check_way(world, frames)
     cameras, actors = trajectory(world, frames, width, height), world.actors(frames)
     gains = world.exposure.gains(frames)
     pictures, depth, ids = render(world, cameras, actors, gains)
@@ -154,17 +156,26 @@ def write_scene(path: Path, world: World, frames: int = 40, width: int = 192, he
     empty, where it cannot be written, or for sizes that nothing can be reconstructed from; WayEnds where there is no way
     for so many frames.
     """
-    path = Path(path)
+    with new_folder(Path(path), world, frames, width, height) as folder:
+        _write(folder, photograph(world, frames, width, height))
+        (folder / "world.json").write_text(json.dumps(about(world, frames, width, height), indent=1))
+
+
+@contextmanager
+def new_folder(path: Path, world: World, frames: int, width: int, height: int) -> Iterator[Path]:
+    """A folder to write so many frames of a world into; it is at `path` when all is written, or not at all.
+
+    To be entered before the long work, which would be in vain where nothing can be written. Raises UserError where something
+    is in the way, where it cannot be written, or for sizes that nothing can be reconstructed from; WayEnds.
+    """
     check_free(path)
     check_size(path, frames, width, height)
-    check_way(world, frames)
+    _check_way(world, frames)
     try:
-        # Entered before the long work, which would be in vain where nothing can be written.
         with whole_folder(path) as folder:
-            _write(folder, photograph(world, frames, width, height))
-            (folder / "world.json").write_text(json.dumps(about(world, frames, width, height), indent=1))
+            yield folder
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise _unwritable(path, error) from error
 
 
 def _write(folder: Path, sample: Sample) -> None:
@@ -186,17 +197,17 @@ def check_free(path: Path) -> None:
     try:
         free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise _unwritable(path, error) from error
     if not free:
         raise UserError(f"{path} exists and is not an empty folder; name a new one.")
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
+def _unwritable(path: Path, error: OSError) -> UserError:
     """What to raise where a scene cannot be written."""
     return UserError(f"{path} cannot be written ({error.strerror or error}); make room, or name another folder.")
 
 
-def check_way(world: World, frames: int) -> None:
+def _check_way(world: World, frames: int) -> None:
     """Raise WayEnds where there is no way for so many frames."""
     if frames > world.walk.longest:
         raise WayEnds(f"The way through {world.kind} {world.seed} ends after {world.walk.longest} frames, and {frames} are "

@@ -30,15 +30,11 @@ def open_scene(scene: Path, every: int, longest_side: int, depth_prior: DepthPri
     config = SparseViewsDataManagerConfig(data=scene, longest_side=longest_side)
     config.dataparser.every, config.dataparser.hold_out = every, hold_out
     config.depth_prior = depth_prior
-    return config.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
+    return _manager(config)
 
 
-def open_recording(path: Path, every: int, longest_side: int, depth_prior: DepthPrior | None, **parts):
-    """The same of a recorded drive, every `every`-th of whose frames trains.
-
-    `parts`: which cameras, frames and scene of it, as the dataparsers in `plugin.drives` take them. Raises UserError for what
-    is no recording.
-    """
+def open_recording(path: Path, every: int, longest_side: int, depth_prior: DepthPrior | None):
+    """The same of a recorded drive, every `every`-th of whose frames trains. Raises UserError for what is no recording."""
     from chopgrad_ns.data.drives.open import format_of, open_drive
     from chopgrad_ns.plugin.datamanager import SparseViewsDataManagerConfig
     from chopgrad_ns.plugin.drives import DRIVE_PARSERS
@@ -46,9 +42,13 @@ def open_recording(path: Path, every: int, longest_side: int, depth_prior: Depth
     kind = format_of(path)
     if kind is None:
         open_drive(path)  # says why not
-    parser = replace(DRIVE_PARSERS[kind], data=path, every=every, **parts)
+    parser = replace(DRIVE_PARSERS[kind], data=path, every=every)
     parser.setup().check()
     config = SparseViewsDataManagerConfig(data=path, dataparser=parser, longest_side=longest_side, depth_prior=depth_prior)
+    return _manager(config)
+
+
+def _manager(config):
     return config.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
 
 

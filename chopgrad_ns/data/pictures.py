@@ -16,7 +16,7 @@ nerfstudio imports).
 """
 
 
-def check_size(picture: Image.Image) -> None:
+def _check_pixels(picture: Image.Image) -> None:
     """Raise Pillow's own error for a picture whose header claims too many pixels; to be asked before they are decoded."""
     if picture.width * picture.height > LARGEST:
         raise Image.DecompressionBombError(f"{picture.width}×{picture.height} pixels are more than {LARGEST}")
@@ -33,7 +33,7 @@ def open_picture(path: Path, what: str, remedy: str) -> Iterator[Image.Image]:
     """
     try:
         with Image.open(path) as picture:
-            check_size(picture)
+            _check_pixels(picture)
             yield picture
     except UNREADABLE as error:
         raise UserError(f"The {what} cannot be read; {remedy}.") from error

@@ -103,7 +103,10 @@ class RefinedSplatModel(SplatfactoModel):
 
     def gaussians(self) -> Gaussians:
         """The current splat, detached."""
-        p = {name: value.detach() for name, value in self.gauss_params.items()}
+        return self._splat().detach()
+
+    def _splat(self) -> Gaussians:
+        p = self.gauss_params
         return Gaussians(p["means"], p["scales"], p["quats"], p["opacities"][:, 0],
                          torch.cat([p["features_dc"][:, None], p["features_rest"]], dim=1))
 
@@ -199,9 +202,7 @@ class RefinedSplatModel(SplatfactoModel):
 
     def _cropped(self) -> Gaussians | None:
         """The Gaussians inside the viewer's crop box, differentiable; None where it holds none."""
-        p = self.gauss_params
-        splat = Gaussians(p["means"], p["scales"], p["quats"], p["opacities"][:, 0],
-                          torch.cat([p["features_dc"][:, None], p["features_rest"]], dim=1))
+        splat = self._splat()
         if self.crop_box is None or self.training:
             return splat
         inside = self.crop_box.within(self.means).squeeze()

@@ -110,12 +110,10 @@ def _write_videos(folder: Path, before, after, views: Views, refine, settings) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in _video_paths(views, settings).items():
-        clip = render_clip(before, path, views, count=settings.references)
-        refined, distilled = refine(clip), render(after, path).rgb
-        write_video(folder / f"splat{name}.mp4", clip.frames, FPS)
-        write_video(folder / f"refined{name}.mp4", refined, FPS)
-        write_video(folder / f"distilled{name}.mp4", distilled, FPS)
-        write_video(folder / f"before_after{name}.mp4", side_by_side(clip.frames, distilled), FPS)
+        seen = _stages(before, after, [path], views, refine, settings.references)
+        for stage, frames in seen.items():
+            write_video(folder / f"{stage}{name}.mp4", frames, FPS)
+        write_video(folder / f"before_after{name}.mp4", side_by_side(seen["splat"], seen["distilled"]), FPS)
 
 
 def _video_paths(views: Views, settings) -> dict[str, Cameras]:

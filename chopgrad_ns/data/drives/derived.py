@@ -110,7 +110,7 @@ def coloured_points(drive: Drive, count: int = 60_000, report: Callable[[int, in
     """Points of what stands still, at most `count`, evenly spread, coloured by the photos nearest in time that see them.
 
     Points in boxes of actors, parked ones included, are left out. Raises UserError where a recording has no lidar points.
-    Of photos that must not be looked at, take them out of the drive (`dataclasses.replace`).
+    What must not be looked at is taken out of the drive by `Drive.of_frames`.
 
     Args:
         report: called with (step, steps) as photos are looked at.

@@ -48,7 +48,7 @@ def readout_of(camera: RigCamera, photo: Photo) -> Float[np.ndarray, "2"]:
     if photo.shutter is None or camera.first_line is None or photo.linear_velocity is None:
         return np.zeros(2)
     taken = photo.shutter.last - photo.shutter.first
-    return {"left": [taken, 0], "right": [-taken, 0], "top": [0, taken], "bottom": [0, -taken]}[camera.first_line] * np.ones(2)
+    return np.array({"left": [taken, 0], "right": [-taken, 0], "top": [0, taken], "bottom": [0, -taken]}[camera.first_line])
 
 
 def motion_of(drive: Drive, photo: Photo) -> Float[np.ndarray, "6"]:
