@@ -106,7 +106,7 @@ class Comparison:
         """
         _check_texts(title, command)
         self.folder, self.title = Path(folder), title
-        self.command = re.sub(r"""(?<![^\s='"])/(?:[^\s/'"]+/)*([^\s/'"]+)/?""", r"\1", command)
+        self.command = shortened(command)
         self.date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.methods: list[Method] = []
         self.clips: dict[str, ComparedClip] = {}
@@ -205,15 +205,15 @@ class Comparison:
         timed = any(clip.seconds for clip in self.clips.values())
         return [Column(name, region) for region in regions for name in names] + ([Column(SECONDS)] if timed else [])
 
-    def rows(self, columns: Sequence[Column]) -> list[Row]:
-        """A row for each method that was given any clip: means over clips."""
-        rows = []
+    def rows(self, columns: Sequence[Column], clips: Sequence[str] | None = None) -> list[Row]:
+        """A row for each method that was given any of the clips, by default of all: means over these."""
+        asked, rows = [self.clips[name] for name in (self.clips if clips is None else clips)], []
         for method in self.methods:
-            mine = [clip for clip in self.clips.values() if method.name in clip.values]
+            mine = [clip for clip in asked if method.name in clip.values]
             if mine:
-                whole = len(mine) == len(self.clips)
-                label = method.label + ("" if whole else f" ({len(mine)} of {len(self.clips)} clips)")
-                rows.append(Row(label, row_values(columns, self.results(method.name), seconds_a_frame(mine, method.name)), whole))
+                whole = len(mine) == len(asked)
+                label = method.label + ("" if whole else f" ({len(mine)} of {len(asked)} clips)")
+                rows.append(Row(label, _row_values(columns, mine, method.name), whole))
         return rows
 
     def table(self) -> str:
@@ -266,17 +266,17 @@ def measured(frames: Float[Tensor, "t 3 h w"], truth: Float[Tensor, "t 3 h w"], 
     return ClipValues.of(names, evaluate_clip((frames.clamp(0, 1) * 255).round() / 255, truth, found, mask))
 
 
-def row_values(columns: Sequence[Column], results: Results, seconds: float | None) -> list[Optional[float]]:
-    """Of results the mean that belongs in each column."""
-    summary = results.summary()
+def shortened(command: str) -> str:
+    """A command of whose absolute paths only the last part is left: they tell of a machine, and of who works there."""
+    return re.sub(r"""(?<![^\s='"])/(?:[^\s/'"]+/)*([^\s/'"]+)/?""", r"\1", command)
+
+
+def _row_values(columns: Sequence[Column], clips: Sequence[ComparedClip], method: str) -> list[Optional[float]]:
+    summary = Results({clip.name: clip.values[method] for clip in clips}).summary()
+    timed = [clip for clip in clips if method in clip.seconds]
+    seconds = sum(clip.seconds[method] for clip in timed) / sum(len(clip.names) for clip in timed) if timed else None
     return [seconds if column.metric == SECONDS else summary.get(column.region, {}).get(column.metric, {}).get("mean")
             for column in columns]
-
-
-def seconds_a_frame(clips: Sequence[ComparedClip], method: str) -> float | None:
-    """How long a method takes for a frame, over the clips of which that is known; None where it is of none."""
-    timed = [clip for clip in clips if method in clip.seconds]
-    return sum(clip.seconds[method] for clip in timed) / sum(len(clip.names) for clip in timed) if timed else None
 
 
 def _clip_of(content: dict) -> ComparedClip:

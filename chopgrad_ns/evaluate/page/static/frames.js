@@ -1,0 +1,48 @@
+"use strict";
+
+/* Pictures around the current frame, and no others: memory does not grow with a clip's length. */
+class FrameCache {
+  /* `budget` is in bytes of decoded pixels; `changed()` is called when a picture that is wanted has come, or cannot be had. */
+  constructor(budget, changed) {
+    this.budget = budget;
+    this.changed = changed;
+    this.images = new Map(); // by address: {image, ready, failed}
+  }
+
+  /* How many frames of so many pixels, for so many sides, may be kept. */
+  frames(pixels, sides) {
+    return Math.max(4, Math.floor(this.budget / (4 * pixels * sides)));
+  }
+
+  /* Keep these addresses, load those that are new in this order, and let go of all others. */
+  want(addresses) {
+    const wanted = new Set(addresses);
+    for (const [address, entry] of this.images) {
+      if (!wanted.has(address)) {
+        entry.image.onload = entry.image.onerror = null;
+        entry.image.src = "data:,"; // ends a load that is no longer wanted
+        this.images.delete(address);
+      }
+    }
+    for (const address of wanted) if (!this.images.has(address)) this.load(address);
+  }
+
+  load(address) {
+    const entry = { image: new Image(), ready: false, failed: false };
+    this.images.set(address, entry);
+    entry.image.onload = () => { entry.ready = true; this.changed(); };
+    entry.image.onerror = () => { entry.failed = true; this.changed(); };
+    entry.image.src = address;
+  }
+
+  /* The picture, or null where it has not come yet. */
+  get(address) {
+    const entry = this.images.get(address);
+    return entry && entry.ready ? entry.image : null;
+  }
+
+  failed(address) {
+    const entry = this.images.get(address);
+    return Boolean(entry && entry.failed);
+  }
+}
