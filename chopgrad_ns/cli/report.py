@@ -1,7 +1,7 @@
 """Write a page that shows what runs made: clips side by side, metrics, plots. It opens from disk, without a server.
 
-A RUN is a folder in which methods were compared, a finished run of ns-train chopgrad-refine, or what chopgrad refine or chopgrad
-profile wrote.
+A RUN is a folder in which methods were compared, a finished run of ns-train chopgrad-refine, or what chopgrad refine or
+chopgrad profile wrote.
 
 Example: chopgrad report outputs/fox/chopgrad-refine/2026-11-28_120000 --output report
 

@@ -35,6 +35,11 @@ class Plot:
     zero: bool = False
     log: bool = False
 
+    def __post_init__(self):
+        points = [point for series in self.series for point in series.points]
+        if not all(math.isfinite(value) for point in points for value in point):
+            raise ValueError(f"a value of {self.title!r} is not finite")
+
 
 def of_curve(curve: Curve) -> Plot:
     return Plot(curve.title, curve.x, curve.y, [Series(label, points) for label, points in curve.series.items()])
@@ -70,7 +75,7 @@ def of_lanes(lanes: dict[str, dict[str, dict[str, float]]], labels: dict[str, st
     """PSNR of each stage over the shift of the lane, as `metrics.json` of a drive has it."""
     shifts = sorted(lanes, key=float)
     return Plot("PSNR beside the recorded lane", "shift of the lane, m", "PSNR, against true pictures",
-                [Series(label, [(float(shift), float(lanes[shift][stage]["psnr"])) for shift in shifts if stage in lanes[shift]])
+                [Series(label, [(float(shift), float(lanes[shift][stage]["psnr"])) for shift in shifts])
                  for stage, label in labels.items()])
 
 
@@ -79,11 +84,8 @@ def of_profile(content: dict) -> list[Plot]:
 
     `content` is what `profile.json` holds. Raises KeyError, TypeError or ValueError for anything else.
     """
-    plots = [*_of_cost(content["cost"]), *_of_error(content["error"]), *_of_influence(content["influence"], content.get("decay"))]
-    for plot in plots:
-        for value in (value for series in plot.series for point in series.points for value in point):
-            if not math.isfinite(value):
-                raise ValueError(f"a value of {plot.title!r} is not finite")
+    plots = [*_of_cost(content["cost"]), *_of_error(content["error"]),
+             *_of_influence(content["influence"], content.get("decay"))]
     return [plot for plot in plots if plot.series]
 
 
@@ -109,8 +111,8 @@ def _of_error(rows: list[dict]) -> list[Plot]:
             series += [Series(f"{of}, truncated", sorted(window))] if window else []
             series += [Series(f"{of}, {row['method']}", [(0.0, float(row[key])), (float(farthest), float(row[key]))])
                        for row in mine if row["distance"] is None]
-        y = {"relative_l2": "relative L2 difference", "cosine": "cosine"}[key]
-        plots.append(Plot(title, "groups before that gradients reach", f"{y}, against the exact gradient", series))
+        y = {"relative_l2": "relative L2 error", "cosine": "cosine with the exact gradient"}[key]
+        plots.append(Plot(title, "groups before that gradients reach", y, series))
     return plots
 
 

@@ -1,4 +1,4 @@
-"""What can be put on the page, found in the folders that commands leave: comparisons, training runs, refined clips, profiles."""
+"""What can be put on the page, found in folders: comparisons, training runs, refined clips, profiles."""
 
 import json
 import math
@@ -32,7 +32,7 @@ COMPRESSED = "Frames were taken from compressed videos (H.264)"
 
 @dataclass
 class ShownClip:
-    """A clip of `names` frames of `size` (width, height): by method (its number in `Run.methods`) its frames, and its values."""
+    """A clip of `names` frames of `size` (width, height): by method (its number in `Run.methods`) its frames and values."""
 
     name: str
     fps: float
@@ -76,11 +76,12 @@ def open_run(folder: Path) -> Run:
         return _of_profile(folder)
     if (folder / "videos").is_dir() and (folder / "metrics.json").is_file():
         return _of_training(folder)
-    refined = [path.parent for path in [folder / "before_after.mp4", *sorted(folder.glob("*/before_after.mp4"))] if path.is_file()]
+    videos = [folder / "before_after.mp4", *sorted(folder.glob("*/before_after.mp4"))]
+    refined = [path.parent for path in videos if path.is_file()]
     if refined:
         return _of_refined(folder, refined)
-    raise UserError(f"{folder} has nothing for a report; give folders of comparisons, of finished runs of ns-train chopgrad-refine, "
-                    "or what chopgrad refine or chopgrad profile wrote.")
+    raise UserError(f"{folder} has nothing for a report; give folders of comparisons, of finished runs of ns-train "
+                    "chopgrad-refine, or what chopgrad refine or chopgrad profile wrote.")
 
 
 def add_method(run: Run, label: str, folder: Path) -> None:
@@ -166,8 +167,9 @@ def _of_training(folder: Path) -> Run:
             run.rows.append(Row(label, [None if value is None else _number(value) for value in values]))
         run.measured_on = f"Means over {_count(int(content['views']['held_out']), 'held-out view')}"
         run.plots = [plots.of_lanes(content["lane_shift"], STAGES)] if content.get("lane_shift") else []
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / 'metrics.json'} is not what a run of ns-train chopgrad-refine wrote; let it run again.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(f"{folder / 'metrics.json'} is not what a run of ns-train chopgrad-refine wrote; let it run "
+                        "again.") from error
     for first in sorted((folder / "videos").glob("splat*.mp4")):
         name = first.stem.removeprefix("splat")
         videos = [open_video(folder / "videos" / f"{stage}{name}.mp4") for stage in STAGES]
@@ -191,9 +193,11 @@ def _of_refined(folder: Path, refined: list[Path]) -> Run:
     for path in refined:
         after, both = open_video(path / "frames"), open_video(path / "before_after.mp4")
         if both.frames != after.frames or both.width < 2 * after.width + GAP or both.height < after.height:
-            raise UserError(f"{both.path} does not show the frames in {after.path} beside what they were; refine the clip again.")
+            raise UserError(f"{both.path} does not show the frames in {after.path} beside what they were; refine the clip "
+                            "again.")
+        sides = {0: _left_half(both, after), 1: after.pictures}
         run.clips.append(ShownClip(path.resolve().name, both.fps or 12.0, after.frame_names, (after.width, after.height),
-                                   {0: _left_half(both, after), 1: after.pictures}, note=f"{COMPRESSED} on the side of the {given}."))
+                                   sides, note=f"{COMPRESSED} on the side of the {given}."))
     return run
 
 

@@ -90,7 +90,7 @@ def _run_json(run: Run, number: int) -> dict:
         "title": run.title, "about": run.about, "truth": run.truth,
         "methods": [{"label": label, "about": about} for label, about in run.methods],
         "columns": [{"title": column.title, "better": column.better} for column in run.columns],
-        "frameColumns": [column.title for column in shown],
+        "frameColumns": [{"title": Column(column.metric).title, "region": column.region} for column in shown],
         "rows": _rows_json(run.columns, run.rows), "measuredOn": run.measured_on,
         "clips": [{"name": clip.name, "fps": clip.fps, "names": clip.names, "width": clip.size[0], "height": clip.size[1],
                    "note": clip.note, "rows": _rows_json(run.columns, clip.rows),

@@ -67,9 +67,11 @@ function drawPlot(plot) {
   svg.append(makeSvg("text", { x: PLOT.left + inner.width / 2, y: PLOT.height - 8, "text-anchor": "middle" }, plot.x),
     makeSvg("text", { x: 13, y: middle, "text-anchor": "middle", transform: `rotate(-90 13 ${middle})` }, plot.y));
   plot.series.forEach((series, index) => svg.append(drawSeries(series, index, px, py)));
-  const legend = make("ul", { class: "legend" }, ...plot.series.map((series, index) => make("li", {},
-    makeSvg("svg", { viewBox: "0 0 28 12", "aria-hidden": "true" }, drawSeries({ ...series, points: series.line ? [[2, 6], [26, 6]] :
-      [[14, 6]] }, index, (x) => x, (y) => y)), series.label)));
+  const legend = make("ul", { class: "legend" }, ...plot.series.map((series, index) => {
+    const sample = { ...series, points: series.line ? [[3, 6], [25, 6]] : [[14, 6]] };
+    const drawn = drawSeries(sample, index, (x) => x, (y) => y);
+    return make("li", {}, makeSvg("svg", { viewBox: "0 0 28 12", "aria-hidden": "true" }, drawn), series.label);
+  }));
   return make("figure", {}, make("figcaption", {}, plot.title), svg, legend);
 }
 

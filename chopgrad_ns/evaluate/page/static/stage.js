@@ -6,7 +6,7 @@ const ERROR_DOUBLINGS = 3; // of brightness in the error map: 2³ = 8
 
 /* The picture with its split: draws two sides under one zoom, and turns pointers and the wheel into split, zoom and clicks. */
 class Stage {
-  /* `on.click()` for clicks on the picture, `on.view()` when split or zoom have changed. */
+  /* `on.click()` for clicks on the picture, `on.view(zoom)` when that may have changed. */
   constructor(element, canvas, handle, on) {
     Object.assign(this, { element, canvas, handle, on });
     this.context = canvas.getContext("2d");
@@ -119,7 +119,7 @@ class Stage {
   changed() {
     this.element.classList.toggle("zoomed", this.zoom > 1);
     this.draw();
-    this.on.view();
+    this.on.view(this.zoom);
   }
 
   listen() {
@@ -132,7 +132,8 @@ class Stage {
     element.addEventListener("dblclick", () => this.reset());
     element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     // The browser would scroll with two fingers that are meant to zoom.
-    element.addEventListener("touchmove", (event) => { if (event.touches.length > 1) event.preventDefault(); }, { passive: false });
+    const touchmove = (event) => { if (event.touches.length > 1) event.preventDefault(); };
+    element.addEventListener("touchmove", touchmove, { passive: false });
     handle.addEventListener("keydown", (event) => this.handleKey(event));
   }
 
@@ -150,7 +151,8 @@ class Stage {
       this.gesture = { kind: "pinch", spread: this.spread() };
     } else {
       const splits = event.target === this.handle || this.zoom === 1;
-      this.gesture = { kind: splits ? "split" : "pan", x: event.clientX, y: event.clientY, moved: event.target === this.handle };
+      const { clientX: x, clientY: y } = event;
+      this.gesture = { kind: splits ? "split" : "pan", x, y, moved: event.target === this.handle };
     }
   }
 

@@ -16,7 +16,9 @@ function metricsTable(title, columns, rows) {
   for (const column of columns) {
     const [arrow, meaning] = ARROWS[column.better];
     const cell = make("th", { scope: "col" }, column.title);
-    if (arrow) cell.append(make("span", { "aria-hidden": "true" }, ` ${arrow}`), make("span", { class: "unseen" }, `, ${meaning}`));
+    if (arrow) {
+      cell.append(make("span", { "aria-hidden": "true" }, `\u00a0${arrow}`), make("span", { class: "unseen" }, `, ${meaning}`));
+    }
     head.append(cell);
   }
   const body = make("tbody");

@@ -14,7 +14,9 @@ class Viewer {
     this.playing = false;
     this.showsError = false;
     this.stage = new Stage(element("stage"), element("canvas"), element("split"), {
-      click: () => this.play(!this.playing), view: () => { element("zoom").value = `${Math.round(this.stage.zoom * 100)} %`; } });
+      click: () => this.play(!this.playing),
+      view: (zoom) => { element("zoom").value = `${Math.round(zoom * 100)} %`; },
+    });
     this.makeDots();
     this.listen();
     this.showClip(0);
@@ -47,7 +49,10 @@ class Viewer {
     click("zoom-reset", () => this.stage.reset());
     element("scrub").addEventListener("input", () => this.showFrame(Number(element("scrub").value)));
     for (const side of ["left", "right"]) {
-      element(side).addEventListener("change", () => { this[side] = Number(element(side).value); this.showFrame(this.frame); });
+      element(side).addEventListener("change", () => {
+        this[side] = Number(element(side).value);
+        this.showFrame(this.frame);
+      });
     }
     document.addEventListener("keydown", (event) => this.key(event));
   }
@@ -58,7 +63,8 @@ class Viewer {
     const pan = { ArrowLeft: [0.1, 0], ArrowRight: [-0.1, 0], ArrowUp: [0, 0.1], ArrowDown: [0, -0.1] };
     const acts = {
       ",": () => this.step(-1), ".": () => this.step(1), e: () => this.showError(!this.showsError),
-      "+": () => this.stage.zoomBy(1.5), "=": () => this.stage.zoomBy(1.5), "-": () => this.stage.zoomBy(1 / 1.5), 0: () => this.stage.reset(),
+      "+": () => this.stage.zoomBy(1.5), "=": () => this.stage.zoomBy(1.5), "-": () => this.stage.zoomBy(1 / 1.5),
+      0: () => this.stage.reset(),
     };
     if (!own && event.shiftKey && event.key in pan) acts[event.key] = () => this.stage.panBy(...pan[event.key]);
     else if (!own) {
@@ -87,8 +93,8 @@ class Viewer {
       element(side).value = this[side];
     }
     element("scrub").max = this.length - 1;
-    const loss = this.lossy === null ? "" : `Pictures on this page are compressed with loss (WebP, quality ${this.lossy}); metrics were taken before.`;
-    element("clip-note").textContent = [clip.note, loss].filter(Boolean).join(" ");
+    const loss = `Pictures on this page are compressed with loss (WebP, quality ${this.lossy}); metrics were taken before.`;
+    element("clip-note").textContent = [clip.note, this.lossy === null ? "" : loss].filter(Boolean).join(" ");
     element("error").disabled = run.truth === null;
     element("error").title = run.truth === null ? "There is no truth to compare with" : "Key E";
     if (run.truth === null) this.showsError = false;
@@ -137,24 +143,38 @@ class Viewer {
     const { run, clip, frame } = this;
     const picture = (method) => this.cache.get(this.address(method, frame));
     if (this.ready(frame)) {
-      this.stage.show({ left: picture(this.left), right: picture(this.right), truth: this.showsError ? picture(run.truth) : null });
+      const truth = this.showsError ? picture(run.truth) : null;
+      this.stage.show({ left: picture(this.left), right: picture(this.right), truth });
     }
     const lost = this.needed().find((method) => this.cache.failed(this.address(method, frame)));
-    element("status").textContent = lost === undefined ? "" : `${this.address(lost, frame)} cannot be shown; make the report again.`;
+    element("status").textContent = lost === undefined ? ""
+      : `${this.address(lost, frame)} cannot be shown; make the report again.`;
     element("scrub").value = frame;
     element("scrub").setAttribute("aria-valuetext", `frame ${frame + 1} of ${this.length}`);
-    element("frame").value = `${frame + 1} / ${this.length}` + (clip.names[frame] === String(frame).padStart(5, "0") ? "" : ` · ${clip.names[frame]}`);
+    const named = clip.names[frame] !== String(frame).padStart(5, "0");
+    element("frame").value = `${frame + 1} / ${this.length}` + (named ? ` · ${clip.names[frame]}` : "");
     const labels = {};
     for (const side of ["left", "right"]) {
       labels[side] = run.methods[this[side]].label;
       element(`${side}-label`).textContent = labels[side] + (this.showsError ? " − truth" : "");
-      const values = clip.values[this[side]];
-      element(`${side}-values`).textContent = values ? run.frameColumns.map((title, column) => `${title} ${values[column][frame]}`).join(" · ") : "";
+      element(`${side}-values`).textContent = this.told(this[side]);
     }
-    element("canvas").setAttribute("aria-label", `Frame ${frame + 1} of ${this.length}: ${labels.left} on the left, ${labels.right} on the right`
-      + (this.showsError ? ", as differences to the truth" : ""));
+    element("canvas").setAttribute("aria-label", `Frame ${frame + 1} of ${this.length}: ${labels.left} on the left, `
+      + `${labels.right} on the right${this.showsError ? ", as differences to the truth" : ""}`);
     element("error").setAttribute("aria-pressed", String(this.showsError));
     element("error-note").hidden = !this.showsError;
+  }
+
+  /* A method's metrics of the current frame, a line for each region. */
+  told(method) {
+    const values = this.clip.values[method];
+    const regions = new Map();
+    this.run.frameColumns.forEach(({ title, region }, column) => {
+      if (!regions.has(region)) regions.set(region, []);
+      regions.get(region).push(`${title} ${values ? values[column][this.frame] : "–"}`);
+    });
+    const lines = [...regions].map(([region, parts]) => (region === "whole" ? "" : `${region}: `) + parts.join(" · "));
+    return values ? lines.join("\n") : "";
   }
 
   play(playing) {
@@ -182,14 +202,16 @@ class Viewer {
 function showAbout(section, runs) {
   section.append(make("h2", {}, "How it was made"));
   for (const run of runs) {
-    section.append(make("h3", {}, run.title), make("ul", {}, ...run.about.map((line) => make("li", {}, line)),
-      ...run.methods.filter((method) => method.about).map((method) => make("li", {}, make("strong", {}, method.label), `: ${method.about}`))));
+    const methods = run.methods.filter((method) => method.about)
+      .map((method) => make("li", {}, make("strong", {}, method.label), `: ${method.about}`));
+    const lines = run.about.map((line) => make("li", {}, line));
+    section.append(make("h3", {}, run.title), make("ul", {}, ...lines, ...methods));
   }
   section.append(make("p", { class: "note" }, `Report of ${window.REPORT.made}.`));
 }
 
 const titles = window.REPORT.runs.map((run) => run.title);
-document.title = titles.join(" · ");
+document.title = titles.length === 1 ? titles[0] : `Report of ${titles.length} runs`;
 element("title").textContent = document.title;
 const shown = window.REPORT.runs.filter((run) => run.clips.length);
 element("viewer").hidden = !shown.length;
