@@ -164,6 +164,7 @@ def test_what_refine_wrote(tmp_path, capsys):
     wanted = (frames * 255).permute(0, 2, 3, 1).numpy()
     assert np.abs(given - wanted).mean() < 12 < np.abs(given[::-1] - wanted).mean(), "the left half, frame by frame"
     (tmp_path / "refined" / "frames" / "00004.png").unlink()
+    capsys.readouterr()
     refused(capsys, "report", tmp_path / "refined", "-o", tmp_path / "page", message="does not show the frames in")
     assert (tmp_path / "page" / "index.html").exists(), "what was there before stays"
 
