@@ -61,7 +61,8 @@ def test_a_page_shows_the_run(toy_run, tmp_path):
     for side, name in zip("012", held_out):
         frames = imageio.imread(toy_run / "videos" / f"{name}.mp4")
         shown = [imageio.imread(path) for path in sorted((tmp_path / "page" / clip["sides"][side]).iterdir())]
-        assert len(shown) == 8 and abs(frames.astype(float) - shown).mean() < 3
+        # Decoded by another library, which blurs colours in another way.
+        assert abs(frames.astype(float) - shown).mean() < 5 < abs(frames[::-1].astype(float) - shown).mean()
 
 
 def test_checkpoint_holds_the_splat_and_not_the_refiner(toy_run):
