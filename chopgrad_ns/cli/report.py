@@ -33,13 +33,13 @@ def run(runs: Annotated[tuple[Path, ...], tyro.conf.Positional], output: Annotat
         raise UserError("There is nothing to report; name one folder or more.")
     if quality is not None and not 1 <= quality <= 100:
         raise UserError(f"--quality is {quality}; give 1 to 100, or leave it out.")
-    added = dict(_named(text) for text in add)
-    check_output(output, [*runs, *added.values()])
+    added = [_named(text) for text in add]
+    check_output(output, [*runs, *(folder for _, folder in added)])
     opened = [open_run(folder) for folder in runs]
     with_clips = [each for each in opened if each.clips]
     if added and len(with_clips) != 1:
         raise UserError(f"--add needs one RUN with clips, and {len(with_clips)} of those given have any; make a report of one.")
-    for label, folder in added.items():
+    for label, folder in added:
         add_method(with_clips[0], label, folder)
     with bar("writing frames") as report:
         write_page(opened, output, quality, report)

@@ -17,7 +17,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Optional
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars")
+ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+             "--hide-scrollbars")
 
 
 def chromium() -> tuple[str, str]:
@@ -29,10 +30,12 @@ class Browser:
     def __init__(self, driver):
         self.driver = driver
 
-    def open(self, page: Path, width: int = 1280, height: int = 889, density: float = 1, touch: bool = False, dark: bool = False):
+    def open(self, page: Path, width: int = 1280, height: int = 889, density: float = 1, touch: bool = False,
+             dark: bool = False):
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
             "width": width, "height": height, "deviceScaleFactor": density, "mobile": touch})
-        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": touch, "maxTouchPoints": 2 if touch else 1})
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {
+            "enabled": touch, "maxTouchPoints": 2 if touch else 1})
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {
             "features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
         self.driver.get(page.resolve().as_uri())

@@ -26,7 +26,8 @@ TAG = "<b>&</script>"
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     """Clips a (with a mask) and b (with distances); the method called by a tag was given b alone."""
-    made = Comparison(tmp_path_factory.mktemp("of") / "comparison", f"Noise {TAG}", "python compare.py --work /home/someone/work")
+    made = Comparison(tmp_path_factory.mktemp("of") / "comparison", f"Noise {TAG}",
+                      "python compare.py --work /home/someone/work")
     made.metrics = ["psnr", "flicker"]
     made.add_method("raw", "input", "as it was")
     made.add_method("half", TAG, "")
@@ -82,7 +83,8 @@ def test_a_comparison(comparison, tmp_path):
     values = comparison.results("raw").clips["a"].values
     assert first["values"]["0"][0] == [f"{value:.2f}" for value in values["whole"]["psnr"]]
     assert first["values"]["0"][3][0] == "–", "no flicker in the first frame"
-    assert [column["title"] for column in run["columns"]] == ["PSNR", "flicker", "PSNR, inside", "flicker, inside", "seconds a frame"]
+    assert [column["title"] for column in run["columns"]] == ["PSNR", "flicker", "PSNR, inside", "flicker, inside",
+                                                              "seconds a frame"]
     assert [row["label"] for row in run["rows"]] == ["input", f"{TAG} (1 of 2 clips)"]
     assert [[cell["best"] for cell in row["cells"]][:2] for row in second["rows"]] == [[False, False], [True, True]]
     assert [plot["title"] for plot in run["plots"]] == ["PSNR over view distance", f"training {TAG}"]
@@ -212,7 +214,8 @@ def test_output_is_whole_and_nothing_else_is_replaced(copied, tmp_path, capsys):
 
 @pytest.mark.parametrize("name, content", [
     ("metrics.json", "{}"), ("metrics.json", "no JSON"), ("metrics.json", '{"held_out": {"splat": {"psnr": "<b>"}}}'),
-    ("profile.json", "{}"), ("profile.json", "[]"), ("profile.json", '{"command": "", "decoder": "", "machine": "", "cost": [{}]}'),
+    ("profile.json", "{}"), ("profile.json", "[]"),
+    ("profile.json", '{"command": "", "decoder": "", "machine": "", "cost": [{}]}'),
     ("profile.json", '{"command": "", "decoder": "", "machine": "", "cost": [], "error": [], '
                      '"influence": [{"distance": 1, "influence": Infinity}]}'),
 ])

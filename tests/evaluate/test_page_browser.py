@@ -152,6 +152,23 @@ def test_frames_one_by_one(shown, comparison):
     assert expect(3)
 
 
+def test_keys_go_to_what_has_the_focus(shown):
+    focus = lambda selector: shown.run("document.querySelector(arguments[0]).focus()", selector)  # noqa: E731
+    state = lambda: shown.run("[viewer.index, viewer.frame, viewer.showsError, viewer.playing]")  # noqa: E731
+    focus("#left")
+    shown.press("e", ".")
+    assert state() == [0, 0, False, False], "a drop-down looks for methods that begin with a letter"
+    focus("#scrub")
+    shown.press("ArrowRight", "ArrowRight")
+    assert state() == [0, 2, False, False]
+    shown.press(" ")
+    assert state()[3]
+    shown.press(" ")
+    focus("#next-clip")
+    shown.press(" ")
+    assert state()[0] == 1 and not state()[3]
+
+
 STEPS_IN_PLAY = """
 const done = arguments[0], seen = [];
 const look = () => {
@@ -186,7 +203,8 @@ def test_clips_are_changed(shown):
     assert name().endswith(": a")
     shown.press("ArrowRight")
     ready(shown)
-    assert name().endswith(": b") and shown.box("#stage")["width"] / shown.box("#stage")["height"] == pytest.approx(4 / 3, abs=0.01)
+    box = shown.box("#stage")
+    assert name().endswith(": b") and box["width"] / box["height"] == pytest.approx(4 / 3, abs=0.01)
     assert shown.run("document.querySelector('#tables').textContent").count("This clip: b") == 1
     shown.click("#dots button:nth-child(1)")
     ready(shown)
@@ -275,7 +293,8 @@ def test_a_phone(browser, page):
     small = browser.run("[...document.querySelectorAll('button, select')].filter((each) => !each.closest('#dots') && "
                         "each.getClientRects().length && each.getBoundingClientRect().height < 44).map((each) => each.id)")
     assert small == []
-    assert browser.run("(({left, right}) => left >= 0 && right <= 375)(document.querySelector('#stage').getBoundingClientRect())")
+    stage = browser.box("#stage")
+    assert stage["left"] >= 0 and stage["left"] + stage["width"] <= 375
     browser.open(page, 375, 812, density=2, touch=True, dark=True)
     ready(browser)
     assert browser.picture()[-20:].mean() < 60 < 200 < light[-20:].mean(), "dark and light"
@@ -319,3 +338,5 @@ def test_a_missing_picture_is_told(browser, page):
     browser.open(broken / "index.html")
     told = browser.wait("document.querySelector('#status').textContent")
     assert told == "frames/0/0/2/00000.webp cannot be shown; make the report again."
+    browser.press(",", " ")
+    browser.wait("viewer.frame === 1")  # play goes on over it

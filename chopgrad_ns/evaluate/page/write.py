@@ -78,7 +78,7 @@ def _write_frames(clip: ShownClip, method: int, folder: Path, quality: Optional[
     if max(clip.size) > LONGEST:
         raise UserError(f"Frames of clip {clip.name} are {clip.size[0]}×{clip.size[1]} px, and the page's pictures (WebP) hold "
                         f"{LONGEST} px a side; make them smaller.")
-    options = {"lossless": True, "quality": 50, "method": 2} if quality is None else {"quality": quality, "method": 4}
+    options = {"lossless": True, "quality": 20, "method": 0} if quality is None else {"quality": quality, "method": 4}
     folder.mkdir(parents=True)
     for number, picture in enumerate(clip.sides[method]()):
         Image.fromarray(picture).save(folder / f"{number:05d}.webp", "WEBP", **options)

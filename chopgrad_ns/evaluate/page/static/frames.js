@@ -19,9 +19,8 @@ class FrameCache {
     const wanted = new Set(addresses);
     for (const [address, entry] of this.images) {
       if (!wanted.has(address)) {
-        entry.image.onload = entry.image.onerror = null;
-        entry.image.src = "data:,"; // ends a load that is no longer wanted
         this.images.delete(address);
+        entry.image.src = ""; // ends a load that is no longer wanted
       }
     }
     for (const address of wanted) if (!this.images.has(address)) this.load(address);
@@ -30,9 +29,9 @@ class FrameCache {
   load(address) {
     const entry = { image: new Image(), ready: false, failed: false };
     this.images.set(address, entry);
-    entry.image.onload = () => { entry.ready = true; this.changed(); };
-    entry.image.onerror = () => { entry.failed = true; this.changed(); };
     entry.image.src = address;
+    const come = (state) => { entry[state] = true; if (this.images.get(address) === entry) this.changed(); };
+    entry.image.decode().then(() => come("ready"), () => come("failed")); // decoded beside, so that drawing waits for nothing
   }
 
   /* The picture, or null where it has not come yet. */

@@ -58,19 +58,19 @@ class Viewer {
   }
 
   key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const own = event.target.closest("select, input, summary, .wide"); // they have uses for arrows and space
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select")) return;
+    const takes = (selector) => event.target.closest(selector); // what has a use for the key itself
     const pan = { ArrowLeft: [0.1, 0], ArrowRight: [-0.1, 0], ArrowUp: [0, 0.1], ArrowDown: [0, -0.1] };
     const acts = {
       ",": () => this.step(-1), ".": () => this.step(1), e: () => this.showError(!this.showsError),
       "+": () => this.stage.zoomBy(1.5), "=": () => this.stage.zoomBy(1.5), "-": () => this.stage.zoomBy(1 / 1.5),
       0: () => this.stage.reset(),
     };
-    if (!own && event.shiftKey && event.key in pan) acts[event.key] = () => this.stage.panBy(...pan[event.key]);
-    else if (!own) {
+    if (!takes("button, summary, .wide")) acts[" "] = () => this.play(!this.playing);
+    if (!takes("input, .wide")) {
       acts.ArrowLeft = () => this.showClip(this.index - 1);
       acts.ArrowRight = () => this.showClip(this.index + 1);
-      if (!event.target.closest("button")) acts[" "] = () => this.play(!this.playing);
+      if (event.shiftKey && event.key in pan) acts[event.key] = () => this.stage.panBy(...pan[event.key]);
     }
     const act = acts[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!act) return;
@@ -120,6 +120,12 @@ class Viewer {
 
   ready(frame) {
     return this.needed().every((method) => this.cache.get(this.address(method, frame)));
+  }
+
+  /* All of a frame has come, as far as it can be had. */
+  arrived(frame) {
+    return this.needed().map((method) => this.address(method, frame))
+      .every((address) => this.cache.get(address) || this.cache.failed(address));
   }
 
   showFrame(frame) {
@@ -191,7 +197,7 @@ class Viewer {
   /* The next frame when its time has come and all of it is there. */
   tick(now) {
     if (!this.playing) return;
-    if (now >= this.due && this.ready((this.frame + 1) % this.length)) {
+    if (now >= this.due && this.arrived((this.frame + 1) % this.length)) {
       this.due = Math.max(this.due + 1000 / this.clip.fps, now);
       this.showFrame(this.frame + 1);
     }
