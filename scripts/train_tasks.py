@@ -22,9 +22,10 @@ from task_data import Sources, TaskName, make_task_pairs
 from torch import Tensor
 
 from chopgrad_ns.data.clip import Pair
+from chopgrad_ns.data.fill import filled
 from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.evaluate import actor_boxes
-from chopgrad_ns.evaluate.baselines import enlarged, masked_mean, opencv_inpainted
+from chopgrad_ns.evaluate.baselines import enlarged, masked_mean
 from chopgrad_ns.evaluate.comparison import Comparison
 from chopgrad_ns.evaluate.regions import mask_of_boxes
 from chopgrad_ns.progress import ProgressLines
@@ -34,7 +35,6 @@ from chopgrad_ns.refiner.config import RefinerConfig
 FIRST_SEED, FIRST_JUDGE_SEED = 6000, 9000
 SHADOW = 0.3
 """By which an inserted vehicle's box is widened, in parts of its longer side, to hold its shadow too."""
-LOSSES = "l1=1,ssim=0.2,perceptual=0.1"
 
 
 @dataclass
@@ -62,6 +62,8 @@ class Options:
     """at most"""
     buckets: str = "9x64x64x3"
     """shapes of examples, as chopgrad finetune takes them"""
+    losses: str = "l1=1,ssim=0.2,perceptual=0.1@300"
+    """as chopgrad finetune takes them; the perceptual distance makes a step take twice as long"""
     width: int = 192
     """of sample worlds and, at most, judging videos, pixels"""
     height: int = 128
@@ -85,11 +87,12 @@ BASELINES: dict[str, list[Baseline]] = {
                  lambda pair: enlarged(pair.degraded.frames, pair.size))],
     "inpainting": [
         Baseline("masked-mean", "mean of what is seen", "Each hole filled with the mean colour of its frame outside.",
-                 lambda pair: masked_mean(pair.degraded)),
+                 lambda pair: masked_mean(pair.degraded.frames, pair.degraded.mask)),
         Baseline("telea", "OpenCV, Telea", "cv2.inpaint, each frame by itself, fast marching (Telea 2004).",
-                 lambda pair: opencv_inpainted(pair.degraded, "telea")),
-        Baseline("navier-stokes", "OpenCV, Navier-Stokes", "cv2.inpaint, each frame by itself, after Bertalmio et al. 2001.",
-                 lambda pair: opencv_inpainted(pair.degraded, "navier-stokes"))],
+                 lambda pair: filled(pair.degraded.frames, pair.degraded.mask, "telea")),
+        Baseline("navier-stokes", "OpenCV, Navier-Stokes", "cv2.inpaint, each frame by itself, after Bertalmio et al. 2001: what the "
+                 "refiner starts from.",
+                 lambda pair: filled(pair.degraded.frames, pair.degraded.mask, "navier-stokes"))],
     "driving": [
         Baseline("naive", "naive insertion", "The vehicle's splat laid over the drive: no shadow, and light of its own.",
                  lambda pair: pair.degraded.frames)],
@@ -101,7 +104,7 @@ def settings_of(options: Options) -> FinetuneSettings:
     """The stored degradations are of whole frames and of both kinds: small crops degraded anew teach less. Holes are drawn
     anew for half of the steps.
     """
-    return FinetuneSettings(steps=options.steps, max_seconds=60 * options.minutes, buckets=options.buckets, losses=LOSSES,
+    return FinetuneSettings(steps=options.steps, max_seconds=60 * options.minutes, buckets=options.buckets, losses=options.losses,
                             fresh=options.task == "inpainting", checkpoint_every=100)
 
 
