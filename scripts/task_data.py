@@ -37,7 +37,7 @@ class Sources:
     side: int = 384
     """longest side of videos, pixels"""
     stride: int = 21
-    """frames of a video from one clip to the next"""
+    """frames from one clip of a video, or of a world, to the next"""
     size: tuple[int, int] = (192, 128)
     """width and height of worlds, pixels"""
     clip_frames: int = 21

@@ -68,6 +68,8 @@ class Options:
     """of sample worlds and, at most, judging videos, pixels"""
     height: int = 128
     """of sample worlds, pixels"""
+    clip_frames: int = 21
+    """of clips of worlds and videos"""
 
 
 class Baseline(NamedTuple):
@@ -140,10 +142,11 @@ def main(options: Options) -> None:
     """Pairs, training, verdict."""
     folder = options.work / options.task
     worlds = options.work / ("drives" if options.task == "driving" else "worlds")
-    size = (options.width, options.height)
+    size, count = (options.width, options.height), options.clip_frames
     sources = {
-        "judges": Sources(options.judge_worlds, FIRST_JUDGE_SEED, options.judge_videos, options.width, stride=63, size=size),
-        "pairs": Sources(options.worlds, FIRST_SEED, options.videos, 2 * options.width, size=size, draws=options.draws)}
+        "judges": Sources(options.judge_worlds, FIRST_JUDGE_SEED, options.judge_videos, options.width, 3 * count, size, count),
+        "pairs": Sources(options.worlds, FIRST_SEED, options.videos, 2 * options.width, count, size, count,
+                         draws=options.draws)}
     judges, pairs = (make_task_pairs(options.task, source, worlds, folder / name) for name, source in sources.items())
     refiner = Refiner(RefinerConfig(task=options.task))
     print(f"{len(pairs)} pairs to train on, {len(judges)} to judge by", flush=True)

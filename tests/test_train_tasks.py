@@ -28,7 +28,7 @@ def train_tasks(monkeypatch):
 def options(train_tasks, folder: Path, **changed):
     return train_tasks.Options(**{"task": "inpainting", "work": folder / "work", "output": folder / "tiny", "worlds": 1,
                                   "judge_worlds": 1, "steps": 2, "buckets": "5x32x32x1", "losses": "l1=1", "width": 64,
-                                  "height": 48} | changed)
+                                  "height": 48, "clip_frames": 5} | changed)
 
 
 def test_from_nothing_to_weights_and_a_comparison(train_tasks, tmp_path, capsys):
