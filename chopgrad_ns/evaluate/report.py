@@ -36,6 +36,25 @@ class ClipValues:
         return ClipValues(names, {region: {metric: found.cpu().double().numpy() for metric, found in metrics.items()}
                                   for region, metrics in values.items()})
 
+    @staticmethod
+    def from_json(content: dict) -> "ClipValues":
+        """What `to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
+        names, regions = [str(name) for name in content["names"]], content["regions"]
+        values = {region: {metric: np.array([math.nan if value is None else value for value in found["per_frame"]], dtype=np.float64)
+                           for metric, found in metrics.items()} for region, metrics in regions.items()}
+        wrong = [metric for metrics in values.values() for metric, found in metrics.items()
+                 if found.shape != (len(names),) or np.isinf(found).any()]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not one number for each of {len(names)} frames")
+        return ClipValues(names, values)
+
+    def to_json(self) -> dict:
+        """Of each metric in each region the mean, its 95 % interval, and the values, None where there is none."""
+        told = lambda values: [round(float(value), 6) if math.isfinite(value) else None for value in values]  # noqa: E731
+        return {"names": self.names,
+                "regions": {region: {metric: _over_frames(values) | {"per_frame": told(values)}
+                                     for metric, values in metrics.items()} for region, metrics in self.values.items()}}
+
 
 @dataclass
 class Results:
@@ -89,7 +108,7 @@ class Results:
         return about | {
             "clips": len(self.clips), "frames": self._frames(), "frames_that_equal_the_truth": self._identical(),
             "regions": self.summary(), "skipped": self.skipped, "left_out": self.left_out,
-            "per_clip": {name: _clip_json(clip) for name, clip in self.clips.items()},
+            "per_clip": {name: clip.to_json() for name, clip in self.clips.items()},
             "bootstrap": {"resampled": self._resampled(), "resampled_per_clip": BLOCKS, "method": "percentile",
                           "resamples": RESAMPLES, "seed": SEED},
             "actor_crops": {"smallest_side": SMALLEST, "padding": PADDING},
@@ -143,13 +162,6 @@ class Results:
 def _over_frames(values: Float[np.ndarray, "t"]) -> dict:
     known = values[np.isfinite(values)]
     return {"mean": float(known.mean()) if len(known) else None, "ci95": interval_of_series(known)}
-
-
-def _clip_json(clip: ClipValues) -> dict:
-    told = lambda values: [round(float(value), 6) if math.isfinite(value) else None for value in values]  # noqa: E731
-    regions = {region: {metric: _over_frames(values) | {"per_frame": told(values)}
-                        for metric, values in metrics.items()} for region, metrics in clip.values.items()}
-    return {"names": clip.names, "regions": regions}
 
 
 def _cell(metric: str, found: dict | None, between: str) -> Text:
