@@ -107,7 +107,7 @@ class RefinerModel(nn.Module):
 
     def predict(self, batch: Batch, frame_by_frame: bool = False) -> Prediction:
         """Everything up to the decoder; `frame_by_frame`: up to `self.frame_by_frame`."""
-        features = self._features(batch)
+        features = self.features(batch)
         encoded: list[Tensor] = []
         if self.encoded:
             z, encoded = self.backbone.encode(2 * batch.frames.transpose(1, 2) - 1, features=True)
@@ -149,7 +149,8 @@ class RefinerModel(nn.Module):
             return [{name: value.detach().requires_grad_(value.is_floating_point()) for name, value in side.items()}
                     for side in self.predict(example).side]
 
-    def _features(self, batch: Batch) -> list[Float[Tensor, "b t c h w"]]:
+    def features(self, batch: Batch) -> list[Float[Tensor, "b t c h w"]]:
+        """Of all that goes with the frames, and of these, at full, half, … and latent resolution."""
         shape = batch.frames.shape[:2]
         inputs = (batch.frames, batch.extra, batch.residuals, batch.masks)
         features = [x.unflatten(0, shape) for x in self.condition(*(value.flatten(0, 1) for value in inputs))]

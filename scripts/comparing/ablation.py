@@ -86,7 +86,7 @@ def run(work: Path = Path("outputs/ablation"), steps: int = 400, autoencoder_ste
         vae, _ = autoencoder(work / "autoencoder", pairs, TASK, first, progress)
     comparison = Comparison(work / "comparison", "What a refiner learns by", "python scripts/compare.py " + " ".join(sys.argv[1:]))
     add_clips(comparison, held)
-    add_method(comparison, held, "raw", "render", "The splat as it is seen.", lambda clip: clip.frames)
+    add_method(comparison, held, "raw", "render", "The splat as it is seen.", lambda clip: clip.frames, timed=False)
     trainings, refiners = {}, {}
     for variant in VARIANTS:
         with bar(variant.name) as progress:

@@ -42,11 +42,11 @@ def add_clips(comparison: Comparison, judges: Sequence[Judge]) -> None:
 
 
 def add_method(comparison: Comparison, judges: Sequence[Judge], name: str, label: str, about: str,
-               refine: Callable[[Clip], Float[Tensor, "t 3 h w"]]) -> None:
+               refine: Callable[[Clip], Float[Tensor, "t 3 h w"]], timed: bool = True) -> None:
     """What a method makes of each whole clip, and of that the frames that count."""
     comparison.add_method(name, label, about)
     for judge in judges:
         began = time.perf_counter()
         frames = refine(judge.clip)
-        comparison.add_frames(judge.name, name, frames[judge.counts], time.perf_counter() - began)
+        comparison.add_frames(judge.name, name, frames[judge.counts], time.perf_counter() - began if timed else None)
     comparison.finish()
