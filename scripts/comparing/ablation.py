@@ -18,7 +18,7 @@ from chopgrad_ns.evaluate.comparison import Comparison
 from chopgrad_ns.files import write_whole
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from comparing.autoencoder import autoencoder, refiner_around
-from comparing.gradients import cosine_and_ratio, measured
+from comparing.gradients import cosine_and_ratio, measured, peak_of
 from comparing.judged import add_clips, add_method, judges_of
 from comparing.methods import FROZEN, PIXEL_LOSSES, trained
 from comparing.options import check_least
@@ -28,7 +28,7 @@ from comparing.worlds import FIRST_JUDGE, FIRST_SEED, world_pairs
 TASK = "artifact-removal"
 DISTANCES = (0, 1, 2, 3)
 """Groups that the gradient is truncated to, for the curve."""
-LENGTHS = (5, 9, 17, 33)
+LENGTHS = (9, 17, 33)
 """Frames, for the curve of memory."""
 
 
@@ -105,17 +105,20 @@ def run(work: Path = Path("outputs/ablation"), steps: int = 400, autoencoder_ste
 
 def _gradients(comparison: Comparison, refiner: Refiner, pairs, base: FinetuneSettings, batches: int) -> dict[str, tuple]:
     """By label: cosine and ratio of lengths against Exact, seconds and bytes of a step, all at the weights Exact ended with."""
-    exact = measured(refiner, pairs, base, Exact(), batches)
-    rows, cosines, ratios = {}, [], []
+    found = {}
     for variant in VARIANTS:
-        found = measured(refiner, pairs, replace(base, **variant.settings), variant.backprop, batches)
-        rows[variant.label] = (*cosine_and_ratio(found, exact), found.seconds, found.peak)
+        found[variant.name] = measured(refiner, pairs, replace(base, **variant.settings), variant.backprop, batches)
+    rows = {}
+    for variant in VARIANTS:
+        compared = cosine_and_ratio(found[variant.name], found["exact"])
+        peak = peak_of(refiner, pairs, replace(base, **variant.settings), variant.backprop)
+        rows[variant.label] = (*compared, found[variant.name].seconds, peak)
+    lines = {"cosine": [], "length": []}
     for distance in DISTANCES:
-        cosine, ratio = cosine_and_ratio(measured(refiner, pairs, base, Truncated(distance), batches), exact)
-        cosines.append((distance, cosine))
-        ratios.append((distance, ratio))
-    comparison.add_curve("Truncated gradient beside the exact one", "groups before its own that a loss reaches", "of Exact",
-                         {"cosine": cosines, "length": ratios})
+        one = found.get(f"truncated-{distance}") or measured(refiner, pairs, base, Truncated(distance), batches)
+        for line, value in zip(lines.values(), cosine_and_ratio(one, found["exact"])):
+            line.append((distance, value))
+    comparison.add_curve("Truncated gradient beside the exact one", "groups before its own that a loss reaches", "of Exact", lines)
     return rows
 
 
@@ -123,6 +126,6 @@ def _memory(comparison: Comparison, vae: AutoencoderKLWan, pairs, base: Finetune
     refiner, lines = refiner_around(vae, TASK, "residual"), {}
     crop = base.buckets.split("x", 1)[1]
     for label, backprop in (("Full", Full()), ("Truncated(1)", Truncated(1)), ("Exact", Exact())):
-        lines[label] = [(frames, measured(refiner, pairs, replace(base, buckets=f"{frames}x{crop}"), backprop, 1).peak / 1e6)
+        lines[label] = [(frames, peak_of(refiner, pairs, replace(base, buckets=f"{frames}x{crop}"), backprop) / 1e6)
                         for frames in LENGTHS if frames <= min(len(pair) for pair in pairs)]
     comparison.add_curve("Memory of a step", "frames of a clip", "peak, MB", lines)

@@ -18,11 +18,10 @@ from chopgrad_ns.refiner.finetune.run import Run
 
 @dataclass(frozen=True)
 class Measured:
-    """Gradients of some batches, one after the other; the median of seconds and the peak of bytes of a step."""
+    """Gradients of some batches, one after the other, and the median of seconds of a step."""
 
     gradients: list[Float[Tensor, "n"]]
     seconds: float
-    peak: int
 
 
 def measured(refiner: Refiner, pairs: Sequence[StoredPair], settings: FinetuneSettings, backprop: Backprop,
@@ -39,8 +38,14 @@ def measured(refiner: Refiner, pairs: Sequence[StoredPair], settings: FinetuneSe
             seconds.append(time.perf_counter() - began)
             gradients.append(torch.cat([(torch.zeros_like(value) if value.grad is None else value.grad).flatten()
                                         for value in run.trained.values()]))
-        peak = peak_bytes(lambda: run.loss(examples).backward(), refiner.device)
-    return Measured(gradients, statistics.median(seconds), peak)
+    return Measured(gradients, statistics.median(seconds))
+
+
+def peak_of(refiner: Refiner, pairs: Sequence[StoredPair], settings: FinetuneSettings, backprop: Backprop) -> int:
+    """The most bytes that a step of a training takes at once."""
+    with Run(refiner, pairs, settings, backprop) as run:
+        examples, _ = run.examples.draw(settings.steps)
+        return peak_bytes(lambda: run.loss(examples).backward(), refiner.device)
 
 
 def cosine_and_ratio(found: Measured, exact: Measured) -> tuple[float, float]:

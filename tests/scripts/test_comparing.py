@@ -60,8 +60,8 @@ def test_distances_of_views():
 
 
 def test_cosine_and_length():
-    one = Measured([torch.tensor([1.0, 0]), torch.tensor([0.0, 2])], 0, 0)
-    two = Measured([torch.tensor([1.0, 1]), torch.tensor([0.0, 1])], 0, 0)
+    one = Measured([torch.tensor([1.0, 0]), torch.tensor([0.0, 2])], 0)
+    two = Measured([torch.tensor([1.0, 1]), torch.tensor([0.0, 1])], 0)
     assert cosine_and_ratio(one, two) == pytest.approx(((2**-0.5 + 1) / 2, (2**-0.5 + 2) / 2))
 
 
