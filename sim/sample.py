@@ -18,6 +18,7 @@ from chopgrad_ns.data.actors import Actor, write_actors
 from chopgrad_ns.data.references import project
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import whole_folder
+from chopgrad_ns.sim.dressing import dress
 from chopgrad_ns.sim.raycast import render
 from chopgrad_ns.sim.world import RECIPE, Kind, World, make_world
 from chopgrad_ns.splat.cameras import Cameras
@@ -82,9 +83,15 @@ def trajectory(world: World, frames: int, width: int, height: int) -> Cameras:
 
 
 def sample_clip(kind: Kind, seed: int = 0, frames: int = 40, width: int = 192, height: int = 128,
-                exposure_change: float | None = None) -> Sample:
-    """Make a world and photograph it, in memory; `exposure_change` as in `make_world`. Raises WayEnds."""
-    return photograph(make_world(kind, seed, exposure_change), frames, width, height)
+                exposure_change: float | None = None, photographs: Path | None = None) -> Sample:
+    """Make a world and photograph it, in memory; `exposure_change` as in `make_world`. Raises WayEnds.
+
+    `photographs`: a folder of pictures that the world is dressed in.
+    """
+    world = make_world(kind, seed, exposure_change)
+    if photographs is not None:
+        dress(world, photographs, seed)
+    return photograph(world, frames, width, height)
 
 
 def photograph(world: World, frames: int = 40, width: int = 192, height: int = 128) -> Sample:

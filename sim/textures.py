@@ -252,6 +252,10 @@ class Atlas:
         self.start = np.cumsum([0] + [(SIZE >> level) ** 2 for level in range(LEVELS)])
         self.texels = np.concatenate([_levels(material.picture) for material in materials])
 
+    def dress(self, material: int, picture: Picture) -> None:
+        """Put another picture on a material; its period and gloss stay."""
+        self.texels[material * self.start[-1]:(material + 1) * self.start[-1]] = _levels(picture.astype(np.float32))
+
     def look_up(self, material: Int[np.ndarray, "n"], uv: Float[np.ndarray, "n 2"],
                 footprint: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 3"]:
         """Colours in 0…1 at surface coordinates in metres, averaged over about `footprint` metres."""

@@ -153,6 +153,8 @@ class WorldJob:
     height: int
     exposure_change: float | None
     ways: SplatWays
+    photographs: Path | None = None
+    """folder of pictures that the world is dressed in"""
 
     @property
     def source(self) -> str:
@@ -165,9 +167,12 @@ class WorldJob:
         from chopgrad_ns.sim.sample import LICENCE, sample_clip
         from chopgrad_ns.sim.world import RECIPE
 
-        world = sample_clip(self.kind, self.seed, self.frames, self.width, self.height, self.exposure_change)
+        world = sample_clip(self.kind, self.seed, self.frames, self.width, self.height, self.exposure_change, self.photographs)
         scene = {"name": self.source, "licence": LICENCE, "kind": self.kind, "seed": self.seed, "recipe": RECIPE,
                  "exposure_change": self.exposure_change}
+        if self.photographs is not None:
+            scene |= {"licence": f"{LICENCE}; pictures: {licence_of(self.photographs)}",
+                      "photographs": fingerprint(self.photographs)}
         names = [f"{index:05d}" for index in range(self.frames)]
         named = NamedViews(views_of(world), names, ["camera"] * self.frames, world.actors, world.actor_ids)
         yield from self.ways.planned(scene, named, report)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from chopgrad_ns.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 Output = Literal["correct", "decode", "residual"]
 _KINDS = {"task": (str,), "backbone": (dict,), "base": (str, type(None)), "parts": (str, type(None)),
           "base_weights": (str, type(None)), "timestep": (int,), "prompt": (dict,), "prompt_tokens": (int,),
@@ -49,7 +49,7 @@ class RefinerConfig:
     output: Output = "correct"
     """the picture before the head: the input, which the decoder's first channels correct within bounds ("correct"); what is
     decoded ("decode"); or input + decoded(refined latent) − decoded(latent of the input) ("residual")"""
-    condition_channels: list[int] = field(default_factory=lambda: [12, 24, 32])
+    condition_channels: list[int] = field(default_factory=lambda: [16, 32, 48])
     """features of the conditioning at full, half, … and latent resolution"""
     skips: bool = True
     """whether the autoencoder's encoder hands its features to the decoder"""

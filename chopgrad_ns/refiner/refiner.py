@@ -120,7 +120,7 @@ class Refiner:
             "timestep": backbone.default_timestep if timestep is None else timestep,
             "prompt": {"text": text, "source": "zero" if embedding is None else "base"},
             "prompt_tokens": 1 if embedding is None else len(embedding),
-            "condition_channels": [12, 24, 32, 48, 64][:levels]} | options)
+            "condition_channels": [16, 32, 48, 64, 64][:levels]} | options)
         refiner = cls(config, backbone, device=device)
         if embedding is not None:
             refiner.model.prompt.copy_(embedding)
