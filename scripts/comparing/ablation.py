@@ -26,6 +26,8 @@ from comparing.tables import gradient_table, training_table
 from comparing.worlds import FIRST_JUDGE, FIRST_SEED, world_pairs
 
 TASK = "artifact-removal"
+REFERENCES = 2
+"""Photos warped into each frame."""
 DISTANCES = (0, 1, 2, 3)
 """Groups that the gradient is truncated to, for the curve."""
 LENGTHS = (9, 17, 33)
@@ -53,7 +55,7 @@ VARIANTS = (
 )
 
 
-def run(work: Path = Path("outputs/ablation"), steps: int = 400, autoencoder_steps: int = 600, worlds: int = 12, judges: int = 6,
+def run(work: Path = Path("outputs/ablation"), steps: int = 300, autoencoder_steps: int = 500, worlds: int = 10, judges: int = 6,
         qualities: int = 2, frames: int = 17, crop: int = 48, batch: int = 2, batches: int = 8, workers: int = 2, seed: int = 0,
         small: bool = False) -> None:
     """Compare losses and gradients.
@@ -77,8 +79,8 @@ def run(work: Path = Path("outputs/ablation"), steps: int = 400, autoencoder_ste
                 qualities=(qualities, 1), frames=(frames, 5), crop=(crop, 16), batch=(batch, 1), batches=(batches, 1),
                 workers=(workers, 1))
     began = time.monotonic()
-    pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, workers, small)
-    held = judges_of(world_pairs(work / "judges", judges, 1, FIRST_JUDGE, workers, small), 49)
+    pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, REFERENCES, workers, small)
+    held = judges_of(world_pairs(work / "judges", judges, 1, FIRST_JUDGE, REFERENCES, workers, small), 49)
     base = FinetuneSettings(steps=steps, buckets=f"{frames}x{crop}x{crop}x{batch}", losses=PIXEL_LOSSES, head="frozen", seed=seed,
                             **FROZEN)
     with bar("autoencoder") as progress:

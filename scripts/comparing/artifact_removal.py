@@ -34,8 +34,8 @@ TASK = "artifact-removal"
 
 
 def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int = 8, longest_side: int = 240,
-        add: Tuple[str, ...] = (), steps: int = 400, worlds: int = 12, qualities: int = 2, fit_steps: int = 1500, crop: int = 48,
-        batch: int = 3, workers: int = 2, seed: int = 0, small: bool = False) -> None:
+        add: Tuple[str, ...] = (), steps: int = 300, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500, crop: int = 64,
+        batch: int = 2, references: int = 4, workers: int = 2, seed: int = 0, small: bool = False) -> None:
     """Compare methods of artifact removal.
 
     Args:
@@ -51,20 +51,21 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         fit_steps: training steps of the scenes' splats
         crop: pixels, width and height of what is trained on
         batch: clips of 9 frames a step, or as many pixels
+        references: photos warped into each frame
         workers: processes that fit splats to sample worlds side by side
         seed: of crops and order
         small: sample worlds of a few pixels, to try the command
     """
     check_least(every=(every, 2), longest_side=(longest_side, 32), steps=(steps, 2), worlds=(worlds, 1), qualities=(qualities, 1),
-                fit_steps=(fit_steps, 1), crop=(crop, 16), batch=(batch, 1), workers=(workers, 1))
+                fit_steps=(fit_steps, 1), crop=(crop, 16), batch=(batch, 1), references=(references, 0), workers=(workers, 1))
     added, began = Added.of(add, [path.resolve().name for path in data]), time.monotonic()
     scenes = []
     for path in data:
         with bar(f"splat of {path.name}") as progress:
             scenes.append(held_out_scene(path, work / "scenes" / path.resolve().name, every, longest_side,
-                                         FitSettings(steps=fit_steps), progress))
+                                         FitSettings(steps=fit_steps), references, progress))
     added.check(scenes)
-    pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, workers, small)
+    pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, references, workers, small)
     comparison = Comparison(work / "comparison", "Artifact removal", "python scripts/compare.py " + " ".join(sys.argv[1:]))
     for scene in scenes:
         comparison.add_clip(scene.name, scene.truth, distance=scene.distance, names=scene.names)

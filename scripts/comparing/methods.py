@@ -16,7 +16,7 @@ from chopgrad_ns.refiner.finetune.buckets import parse_buckets
 from comparing.halved import doubled, halved
 from comparing.kept import keep, kept
 
-PIXEL_LOSSES = "robust_l1=1,ssim=0.2,perceptual=0.1"
+PIXEL_LOSSES = "robust_l1=0.5,mse=2,ssim=0.1,perceptual=0.15"
 SHORT = 13
 """Frames of a short window: MVSplat360's 14, rounded to what the autoencoder takes (4k + 1)."""
 Run = Callable[[Refiner, Clip], Float[Tensor, "t 3 h w"]]
@@ -65,7 +65,7 @@ METHODS = (
            {"buckets": "1x{crop}x{crop}x{frames}"}, one_by_one),
     Method("window-14", "short windows, half resolution (MVSplat360-style)",
            f"The same refiner at half the resolution in windows of {SHORT} frames (4k + 1 of MVSplat360's 14) without overlap; "
-           "what it gives is enlarged bicubically.", {"buckets": f"{SHORT}x{{crop}}x{{crop}}x{{short}}"}, short_and_low, low=True),
+           "what it gives is enlarged bicubically.", {"buckets": f"{SHORT}x{{crop}}x{{width}}x{{windows}}"}, short_and_low, low=True),
     Method("given-pixel", "pixel losses, autoencoder given",
            "An autoencoder is trained first, for half of the steps, and kept as it is; transformer, conditioning and head learn by "
            "pixel losses (Exact). The output is the input and what changes of its decoded latent.", FROZEN, given=True),
@@ -84,11 +84,13 @@ METHODS = (
 def settings_of(method: Method, steps: int, crop: int, batch: int, seed: int) -> FinetuneSettings:
     """Steps of about as many pixels for every method: `batch` clips of 9 frames of `crop` × `crop`."""
     frames = 9 * batch
+    windows = max(1, frames // SHORT)
+    width = max(8, round(crop * frames / (SHORT * windows) / 8) * 8)
     particular = dict(method.settings)
     buckets = particular.pop("buckets", "9x{crop}x{crop}x{batch}")
     return replace(FinetuneSettings(losses=PIXEL_LOSSES, seed=seed, checkpoint_every=50), **{
         "steps": steps - steps // 2 if method.given else steps,
-        "buckets": buckets.format(crop=crop, batch=batch, frames=frames, short=max(1, round(frames / SHORT))), **particular})
+        "buckets": buckets.format(crop=crop, batch=batch, frames=frames, width=width, windows=windows), **particular})
 
 
 def pixels_a_step(settings: FinetuneSettings) -> int:

@@ -15,10 +15,6 @@ from chopgrad_ns.splat.fit import FitSettings, fit
 from chopgrad_ns.splat.gaussians import Gaussians
 from comparing.kept import keep, kept
 
-REFERENCES = 2
-"""Photos warped into each frame."""
-
-
 @dataclass
 class Scene:
     """A clip of held-out views in capture order, what they should look like, and where they are.
@@ -33,8 +29,9 @@ class Scene:
     distance: list[float]
 
 
-def held_out_scene(path: Path, work: Path, every: int, longest_side: int, fit_settings: FitSettings, progress) -> Scene:
-    """Fit a splat to every `every`-th view, unless that has been done, and look at it from all others."""
+def held_out_scene(path: Path, work: Path, every: int, longest_side: int, fit_settings: FitSettings, references: int,
+                   progress) -> Scene:
+    """Fit a splat to every `every`-th view, unless that has been done, and look at it from all others, so many photos warped in."""
     manager = open_scene(path, every, longest_side)
     views, held = manager.training_views(), manager.held_out()
     recipe = {"every": every, "longest_side": longest_side, "views": len(views), "settings": asdict(fit_settings)}
@@ -45,7 +42,7 @@ def held_out_scene(path: Path, work: Path, every: int, longest_side: int, fit_se
         splat.save(file)
         keep(work, recipe, {"gaussians": len(splat)})
     # Read again also when it was just made: a file rounds, and whether the work was interrupted must not show.
-    clip = render_clip(Gaussians.load(file), held.cameras, views, REFERENCES)
+    clip = render_clip(Gaussians.load(file), held.cameras, views, references)
     names = [image.stem for image in manager.eval_dataset.image_filenames]
     return Scene(path.resolve().name, clip, held.photos, names, view_distances(held.cameras, views.cameras))
 

@@ -31,7 +31,7 @@ PLOTTED = {"psnr": "PSNR, dB", "lpips": "LPIPS", "st_lpips": "ST-LPIPS"}
 
 
 def run(pairs: Path, judges: Path, work: Path = Path("outputs/steps"), steps: int = 400, autoencoder_steps: int = 600,
-        samples: Tuple[int, ...] = (1, 2, 4, 8, 16), clips: int = 12, frames: int = 25, crop: int = 48, batch: int = 3,
+        samples: Tuple[int, ...] = (1, 2, 4, 8, 16), clips: int = 12, frames: int = 25, crop: int = 64, batch: int = 2,
         seed: int = 0) -> None:
     """Compare one step with many.
 

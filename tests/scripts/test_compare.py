@@ -70,7 +70,7 @@ def test_all_learn_for_as_many_steps_of_about_as_many_pixels(work):
     assert {found["steps"] for name, found in told.items() if name in LEARNT[3:]} == {1}, "the other half made the autoencoder"
     pixels = [found["pixels"] for found in told.values()]
     assert max(pixels) <= 1.5 * min(pixels)
-    usual = [methods.pixels_a_step(methods.settings_of(method, 400, 48, 3, 0)) for method in methods.METHODS]
+    usual = [methods.pixels_a_step(methods.settings_of(method, 300, 64, 2, 0)) for method in methods.METHODS]
     assert max(usual) <= 1.04 * min(usual)
 
 
