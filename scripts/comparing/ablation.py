@@ -5,7 +5,6 @@ the transformer and what conditions it then learn by each loss; the head is left
 Worlds with seeds of their own judge. Everything is kept under --work and done once; the same command given again goes on.
 """
 
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +14,13 @@ from diffusers import AutoencoderKLWan
 from chopgrad_ns.chopgrad import Backprop, Exact, Full, Truncated
 from chopgrad_ns.cli.progress import bar
 from chopgrad_ns.evaluate.comparison import Comparison
-from chopgrad_ns.files import write_whole
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from comparing.autoencoder import autoencoder, refiner_around
 from comparing.gradients import cosine_and_ratio, measured, peak_of
 from comparing.judged import add_clips, add_method, judges_of
 from comparing.methods import FROZEN, PIXEL_LOSSES, trained
 from comparing.options import check_least
-from comparing.tables import gradient_table, training_table
+from comparing.results import begin, gradient_table, tell, training_table
 from comparing.worlds import FIRST_JUDGE, FIRST_SEED, world_pairs
 
 TASK = "artifact-removal"
@@ -46,18 +44,21 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("latent", "latents alone", "Mean square of the difference of latents; nothing is decoded.", Exact(), {"losses": "latent=1"}),
-    Variant("truncated-0", "pixels, Truncated(0)", "Pixel losses whose gradient stays in its own group of frames.", Truncated(0), {}),
+    Variant("latent", "latents alone", "Mean square of the difference of latents; nothing is decoded.", Exact(),
+            {"losses": "latent=1"}),
+    Variant("truncated-0", "pixels, Truncated(0)", "Pixel losses whose gradient stays in its own group of frames.",
+            Truncated(0), {}),
     Variant("truncated-1", "pixels, Truncated(1)", "The paper: the gradient reaches the group before too.", Truncated(1), {}),
     Variant("exact", "pixels, Exact", "The gradient reaches all groups before.", Exact(), {}),
-    Variant("frame-by-frame", "pixels, frame-by-frame", "Each latent is decoded alone, and the loss sees the one frame that this gives.",
-            Exact(), {"decoding": "frame-by-frame"}),
+    Variant("frame-by-frame", "pixels, frame-by-frame",
+            "Each latent is decoded alone, and the loss sees the one frame that this gives.", Exact(),
+            {"decoding": "frame-by-frame"}),
 )
 
 
-def run(work: Path = Path("outputs/ablation"), steps: int = 300, autoencoder_steps: int = 500, worlds: int = 10, judges: int = 6,
-        qualities: int = 2, frames: int = 17, crop: int = 48, batch: int = 2, batches: int = 8, workers: int = 2, seed: int = 0,
-        small: bool = False) -> None:
+def run(work: Path = Path("outputs/ablation"), steps: int = 300, autoencoder_steps: int = 500, worlds: int = 10,
+        judges: int = 6, qualities: int = 2, frames: int = 17, crop: int = 48, batch: int = 2, batches: int = 8,
+        workers: int = 2, seed: int = 0, small: bool = False) -> None:
     """Compare losses and gradients.
 
     Args:
@@ -81,28 +82,25 @@ def run(work: Path = Path("outputs/ablation"), steps: int = 300, autoencoder_ste
     began = time.monotonic()
     pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, REFERENCES, workers, small)
     held = judges_of(world_pairs(work / "judges", judges, 1, FIRST_JUDGE, REFERENCES, workers, small), 49)
-    base = FinetuneSettings(steps=steps, buckets=f"{frames}x{crop}x{crop}x{batch}", losses=PIXEL_LOSSES, head="frozen", seed=seed,
-                            **FROZEN)
+    base = FinetuneSettings(steps=steps, buckets=f"{frames}x{crop}x{crop}x{batch}", losses=PIXEL_LOSSES, head="frozen",
+                            seed=seed, **FROZEN)
     with bar("autoencoder") as progress:
         first = replace(base, steps=autoencoder_steps, match_exposure=False)
         vae, _ = autoencoder(work / "autoencoder", pairs, TASK, first, progress)
-    comparison = Comparison(work / "comparison", "What a refiner learns by", "python scripts/compare.py " + " ".join(sys.argv[1:]))
+    comparison = begin(work, "What a refiner learns by")
     add_clips(comparison, held)
     add_method(comparison, held, "raw", "render", "The splat as it is seen.", lambda clip: clip.frames, timed=False)
     trainings, refiners = {}, {}
     for variant in VARIANTS:
+        settings = replace(base, **variant.settings)
         with bar(variant.name) as progress:
             refiners[variant.name], trainings[variant.label] = trained(
-                lambda: refiner_around(vae, TASK, "residual"), TASK, work / variant.name, pairs, replace(base, **variant.settings),
-                progress, backprop=variant.backprop)
+                lambda: refiner_around(vae, TASK, "residual"), TASK, work / variant.name, pairs, settings, progress,
+                backprop=variant.backprop)
         add_method(comparison, held, variant.name, variant.label, variant.about, refiners[variant.name])
     rows = _gradients(comparison, refiners["exact"], pairs, base, batches)
     _memory(comparison, vae, pairs, base)
-    comparison.finish()
-    tables = "\n".join([comparison.table(), gradient_table(rows), training_table(trainings)])
-    write_whole(work / "table.md", tables.encode())
-    print(tables + f"\nAfter {(time.monotonic() - began) / 60:.1f} minutes; the comparison is in {comparison.folder}, the tables in "
-          f"{work / 'table.md'}")
+    tell(comparison, work, began, gradient_table(rows), training_table(trainings))
 
 
 def _gradients(comparison: Comparison, refiner: Refiner, pairs, base: FinetuneSettings, batches: int) -> dict[str, tuple]:
@@ -120,7 +118,8 @@ def _gradients(comparison: Comparison, refiner: Refiner, pairs, base: FinetuneSe
         one = found.get(f"truncated-{distance}") or measured(refiner, pairs, base, Truncated(distance), batches)
         for line, value in zip(lines.values(), cosine_and_ratio(one, found["exact"])):
             line.append((distance, value))
-    comparison.add_curve("Truncated gradient beside the exact one", "groups before its own that a loss reaches", "of Exact", lines)
+    comparison.add_curve("Truncated gradient beside the exact one", "groups before its own that a loss reaches", "of Exact",
+                         lines)
     return rows
 
 

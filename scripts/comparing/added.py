@@ -55,7 +55,8 @@ class Added:
         height, width = scene.truth.shape[-2:]
         count = len(frame_files(folder)) if folder.is_dir() else 0
         if count != len(scene.truth):
-            raise UserError(f"{folder} has {count} frames, and {scene.name} {len(scene.truth)} held-out views; give a frame for each.")
+            raise UserError(f"{folder} has {count} frames, and {scene.name} {len(scene.truth)} held-out views; give a frame "
+                            "for each.")
         frames = read_frames(folder)[1]
         if frames.shape[-2:] != (height, width):
             raise UserError(f"The frames in {folder} have {frames.shape[-1]}×{frames.shape[-2]} px and the held-out views of "

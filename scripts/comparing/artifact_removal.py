@@ -5,7 +5,6 @@ mends that. All that learn do so on the same pairs of sample worlds, from the sa
 steps of about as many pixels. Everything is kept under --work and done once; the same command given again goes on.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,6 @@ from torch import Tensor
 
 from chopgrad_ns.cli.progress import bar
 from chopgrad_ns.data.references import blend_baseline
-from chopgrad_ns.evaluate.comparison import Comparison
-from chopgrad_ns.files import write_whole
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.splat.fit import FitSettings
@@ -26,16 +23,16 @@ from comparing.autoencoder import autoencoder, refiner_around
 from comparing.halved import halved_pairs
 from comparing.methods import METHODS, Method, pixels_a_step, settings_of, trained
 from comparing.options import check_least
+from comparing.results import begin, tell, training_table
 from comparing.scenes import Scene, held_out_scene
-from comparing.tables import training_table
 from comparing.worlds import FIRST_SEED, world_pairs
 
 TASK = "artifact-removal"
 
 
 def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int = 8, longest_side: int = 240,
-        add: Tuple[str, ...] = (), steps: int = 300, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500, crop: int = 64,
-        batch: int = 2, references: int = 4, workers: int = 2, seed: int = 0, small: bool = False) -> None:
+        add: Tuple[str, ...] = (), steps: int = 300, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500,
+        crop: int = 64, batch: int = 2, references: int = 4, workers: int = 2, seed: int = 0, small: bool = False) -> None:
     """Compare methods of artifact removal.
 
     Args:
@@ -56,8 +53,9 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         seed: of crops and order
         small: sample worlds of a few pixels, to try the command
     """
-    check_least(every=(every, 2), longest_side=(longest_side, 32), steps=(steps, 2), worlds=(worlds, 1), qualities=(qualities, 1),
-                fit_steps=(fit_steps, 1), crop=(crop, 16), batch=(batch, 1), references=(references, 0), workers=(workers, 1))
+    check_least(every=(every, 2), longest_side=(longest_side, 32), steps=(steps, 2), worlds=(worlds, 1),
+                qualities=(qualities, 1), fit_steps=(fit_steps, 1), crop=(crop, 16), batch=(batch, 1),
+                references=(references, 0), workers=(workers, 1))
     added, began = Added.of(add, [path.resolve().name for path in data]), time.monotonic()
     scenes = []
     for path in data:
@@ -66,7 +64,7 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
                                          FitSettings(steps=fit_steps), references, progress))
     added.check(scenes)
     pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, references, workers, small)
-    comparison = Comparison(work / "comparison", "Artifact removal", "python scripts/compare.py " + " ".join(sys.argv[1:]))
+    comparison = begin(work, "Artifact removal")
     for scene in scenes:
         comparison.add_clip(scene.name, scene.truth, distance=scene.distance, names=scene.names)
 
@@ -79,22 +77,21 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         comparison.finish()
 
     compare("raw", "render", "The splat as it is seen.", lambda scene: scene.clip.frames, timed=False)
-    compare("blend", "photos blended in, no learning", "Each pixel moves half way to the photos warped there, as far as these can be "
-            "believed.", lambda scene: blend_baseline(scene.clip))
+    compare("blend", "photos blended in, no learning",
+            "Each pixel moves half way to the photos warped there, as far as these can be believed.",
+            lambda scene: blend_baseline(scene.clip))
     trainings: dict[str, dict] = {}
     for method in METHODS:
         refiner, trainings[method.label] = _trained(method, work, pairs, steps, crop, batch, seed)
         compare(method.name, method.label, method.about, lambda scene: method.run(refiner, scene.clip))
     tiny = Refiner.from_pretrained("tiny", task=TASK)
     if tiny.pretrained:
-        compare("tiny", "the embedded refiner", "As it is shipped: trained for longer, and on more pairs, than all others here.",
+        compare("tiny", "the embedded refiner",
+                "As it is shipped: trained for longer, and on more pairs, than all others here.",
                 lambda scene: tiny(scene.clip))
     for name in added.names:
         compare(name, name, "Frames that were given.", lambda scene: added.frames(name, scene), timed=False)
-    tables = comparison.table() + "\n" + training_table(trainings)
-    write_whole(work / "table.md", tables.encode())
-    print(tables + f"\nAfter {(time.monotonic() - began) / 60:.1f} minutes; the comparison is in {comparison.folder}, the tables in "
-          f"{work / 'table.md'}")
+    tell(comparison, work, began, training_table(trainings))
 
 
 def _trained(method: Method, work: Path, pairs, steps: int, crop: int, batch: int, seed: int) -> tuple[Refiner, dict]:
@@ -106,6 +103,7 @@ def _trained(method: Method, work: Path, pairs, steps: int, crop: int, batch: in
             return trained(lambda: Refiner(RefinerConfig()), TASK, work / method.name, mine, settings, progress)
         first = FinetuneSettings(steps=steps // 2, buckets=f"9x{crop}x{crop}x{batch}", seed=seed, match_exposure=False)
         vae, about = autoencoder(work / "autoencoder", pairs, TASK, first, progress)
-        refiner, found = trained(lambda: refiner_around(vae, TASK, "residual"), TASK, work / method.name, pairs, settings, progress)
+        refiner, found = trained(lambda: refiner_around(vae, TASK, "residual"), TASK, work / method.name, pairs, settings,
+                                 progress)
     return refiner, found | {"steps": first.steps + found["steps"], "seconds": about["seconds"] + found["seconds"],
                              "pixels": pixels_a_step(settings)}

@@ -22,7 +22,8 @@ def kept(folder: Path, recipe: dict) -> dict | None:
     recipe = json.loads(json.dumps(recipe))
     if content["recipe"] != recipe:
         names = sorted(name for name in {*content["recipe"], *recipe} if content["recipe"].get(name) != recipe.get(name))
-        raise UserError(f"{folder} was made with other settings ({', '.join(names)}); give another --work, or delete that folder.")
+        raise UserError(f"{folder} was made with other settings ({', '.join(names)}); give another --work, or delete that "
+                        "folder.")
     return content["found"]
 
 

@@ -65,16 +65,18 @@ METHODS = (
            {"buckets": "1x{crop}x{crop}x{frames}"}, one_by_one),
     Method("window-14", "short windows, half resolution (MVSplat360-style)",
            f"The same refiner at half the resolution in windows of {SHORT} frames (4k + 1 of MVSplat360's 14) without overlap; "
-           "what it gives is enlarged bicubically.", {"buckets": f"{SHORT}x{{crop}}x{{width}}x{{windows}}"}, short_and_low, low=True),
+           "what it gives is enlarged bicubically.", {"buckets": f"{SHORT}x{{crop}}x{{width}}x{{windows}}"}, short_and_low,
+           low=True),
     Method("given-pixel", "pixel losses, autoencoder given",
-           "An autoencoder is trained first, for half of the steps, and kept as it is; transformer, conditioning and head learn by "
-           "pixel losses (Exact). The output is the input and what changes of its decoded latent.", FROZEN, given=True),
+           "An autoencoder is trained first, for half of the steps, and kept as it is; transformer, conditioning and head "
+           "learn by pixel losses (Exact). The output is the input and what changes of its decoded latent.", FROZEN, given=True),
     Method("latent-only", "latent loss alone, autoencoder given",
-           "The same, and transformer and conditioning learn by the mean square of latents; the head stays at nothing, for such a "
-           "loss does not reach it.", FROZEN | {"losses": "latent=1", "head": "frozen"}, given=True),
+           "The same, and transformer and conditioning learn by the mean square of latents; the head stays at nothing, for "
+           "such a loss does not reach it.", FROZEN | {"losses": "latent=1", "head": "frozen"}, given=True),
     Method("frame-by-frame", "frame-by-frame decoding (DOVE-style)",
-           "As with the autoencoder given, but in training each latent is decoded alone, without the cache, and the pixel losses "
-           "see the one frame that this gives. It is run like the others.", FROZEN | {"decoding": "frame-by-frame"}, given=True),
+           "As with the autoencoder given, but in training each latent is decoded alone, without the cache, and the pixel "
+           "losses see the one frame that this gives. It is run like the others.", FROZEN | {"decoding": "frame-by-frame"},
+           given=True),
     Method("frame-difference", "the same with frame differences (DOVE)",
            "The same with DOVE's loss of differences between neighbouring frames.",
            FROZEN | {"decoding": "frame-by-frame", "losses": PIXEL_LOSSES + ",frame_difference=1"}, given=True),

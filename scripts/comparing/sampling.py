@@ -58,7 +58,8 @@ class Sampler:
         with torch.no_grad():
             return torch.cat([features, self.model.encode(batch.frames)], dim=1)
 
-    def velocity_loss(self, clean: Float[Tensor, "b c tz hz wz"], condition: Float[Tensor, "b c2 tz hz wz"]) -> Float[Tensor, ""]:
+    def velocity_loss(self, clean: Float[Tensor, "b c tz hz wz"],
+                      condition: Float[Tensor, "b c2 tz hz wz"]) -> Float[Tensor, ""]:
         """Mean square of the velocity's error, each clip at a timestep and with noise of its own."""
         losses = []
         for one, beside in zip(clean.split(1), condition.split(1)):

@@ -31,7 +31,11 @@ class Scene:
 
 def held_out_scene(path: Path, work: Path, every: int, longest_side: int, fit_settings: FitSettings, references: int,
                    progress) -> Scene:
-    """Fit a splat to every `every`-th view, unless that has been done, and look at it from all others, so many photos warped in."""
+    """Fit a splat to every `every`-th view, unless that has been done, and look at it from all others.
+
+    Args:
+        references: training photos warped into each frame
+    """
     manager = open_scene(path, every, longest_side)
     views, held = manager.training_views(), manager.held_out()
     recipe = {"every": every, "longest_side": longest_side, "views": len(views), "settings": asdict(fit_settings)}

@@ -1,11 +1,10 @@
-"""One step beside many: the refiner's single step against multi-step sampling of the same backbone (VACE-style), for inpainting.
+"""One step beside many, for inpainting: the refiner's step, and multi-step sampling of the same backbone (VACE-style).
 
 Both start from the same weights around the same autoencoder, which is trained first and kept as it is, and learn on the same
 pairs for the same number of steps: one by pixel losses, the other by flow matching. Make pairs with chopgrad pairs --tasks
 inpainting, of clips that do not judge and of some that do. Everything is kept under --work and done once.
 """
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,14 @@ from chopgrad_ns.cli.progress import bar
 from chopgrad_ns.data.pair_set import PairSet
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.comparison import Comparison
-from chopgrad_ns.files import write_whole
 from chopgrad_ns.refiner import FinetuneSettings
 from chopgrad_ns.refiner.finetune.validation import check_apart
 from comparing.autoencoder import autoencoder, refiner_around
 from comparing.judged import add_clips, add_method, judges_of
 from comparing.methods import FROZEN, PIXEL_LOSSES, pixels_a_step, trained
 from comparing.options import check_least
+from comparing.results import begin, tell, training_table
 from comparing.sampling import STEPS, TASK, Sampler
-from comparing.tables import training_table
 
 PLOTTED = {"psnr": "PSNR, dB", "lpips": "LPIPS", "st_lpips": "ST-LPIPS"}
 
@@ -48,14 +46,15 @@ def run(pairs: Path, judges: Path, work: Path = Path("outputs/steps"), steps: in
         batch: clips of 9 frames a step
         seed: of crops, order and noise
     """
-    check_least(steps=(steps, 1), autoencoder_steps=(autoencoder_steps, 1), clips=(clips, 1), frames=(frames, 1), crop=(crop, 16),
-                batch=(batch, 1), samples=(min(samples, default=0), 1))
+    check_least(steps=(steps, 1), autoencoder_steps=(autoencoder_steps, 1), clips=(clips, 1), frames=(frames, 1),
+                crop=(crop, 16), batch=(batch, 1), samples=(min(samples, default=0), 1))
     if max(samples) > STEPS:
         raise UserError(f"--samples has {max(samples)}; give {STEPS} or less.")
     began = time.monotonic()
     stored, held = of_task(PairSet(pairs), TASK, True), of_task(PairSet(judges), TASK, True)[:clips]
     check_apart(stored, held)
-    base = FinetuneSettings(steps=steps, buckets=f"9x{crop}x{crop}x{batch}", losses=PIXEL_LOSSES, head="frozen", seed=seed, **FROZEN)
+    base = FinetuneSettings(steps=steps, buckets=f"9x{crop}x{crop}x{batch}", losses=PIXEL_LOSSES, head="frozen", seed=seed,
+                            **FROZEN)
     with bar("autoencoder") as progress:
         vae, _ = autoencoder(work / "autoencoder", stored, TASK, replace(base, steps=autoencoder_steps), progress)
     with bar("one step") as progress:
@@ -64,7 +63,7 @@ def run(pairs: Path, judges: Path, work: Path = Path("outputs/steps"), steps: in
     sampler = Sampler(vae)
     with bar("many steps") as progress:
         many = sampler.train(stored, base, work / "many-steps", progress)
-    comparison = Comparison(work / "comparison", "One step beside many", "python scripts/compare.py " + " ".join(sys.argv[1:]))
+    comparison = begin(work, "One step beside many")
     found = judges_of(held, frames)
     add_clips(comparison, found)
     add_method(comparison, found, "input", "with holes", "The clip as it is given, its holes grey.",
@@ -76,12 +75,8 @@ def run(pairs: Path, judges: Path, work: Path = Path("outputs/steps"), steps: in
                    f"From noise in {count} Euler step{'s' if count > 1 else ''}, the holed clip and its mask beside.",
                    lambda clip: sampler.sample(clip, count, seed))
     _curves(comparison, samples)
-    comparison.finish()
-    trainings = {"one step, pixel losses (ours)": about, "flow matching (VACE-style)": many | {"pixels": pixels_a_step(base)}}
-    tables = comparison.table() + "\n" + training_table(trainings)
-    write_whole(work / "table.md", tables.encode())
-    print(tables + f"\nAfter {(time.monotonic() - began) / 60:.1f} minutes; the comparison is in {comparison.folder}, the tables in "
-          f"{work / 'table.md'}")
+    tell(comparison, work, began, training_table({
+        "one step, pixel losses (ours)": about, "flow matching (VACE-style)": many | {"pixels": pixels_a_step(base)}}))
 
 
 def _curves(comparison: Comparison, samples: Tuple[int, ...]) -> None:

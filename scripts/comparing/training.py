@@ -72,6 +72,7 @@ def _resume(path: Path, parameters: Mapping[str, nn.Parameter], average: Mapping
         for name, value in parameters.items():
             value.copy_(file.get_tensor(f"model/{name}"))
             average[name].copy_(file.get_tensor(f"average/{name}"))
-            optimizer.state[value] = {key: file.get_tensor(f"optimizer/{name}/{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            optimizer.state[value] = {key: file.get_tensor(f"optimizer/{name}/{key}")
+                                      for key in ("step", "exp_avg", "exp_avg_sq")}
         about = file.metadata()
     return int(about["step"]), float(about["seconds"])
