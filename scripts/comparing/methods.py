@@ -69,7 +69,8 @@ METHODS = (
            low=True),
     Method("given-pixel", "pixel losses, autoencoder given",
            "An autoencoder is trained first, for half of the steps, and kept as it is; transformer, conditioning and head "
-           "learn by pixel losses (Exact). The output is the input and what changes of its decoded latent.", FROZEN, given=True),
+           "learn by pixel losses (Exact). The output is the input and what changes of its decoded latent.", FROZEN,
+           given=True),
     Method("latent-only", "latent loss alone, autoencoder given",
            "The same, and transformer and conditioning learn by the mean square of latents; the head stays at nothing, for "
            "such a loss does not reach it.", FROZEN | {"losses": "latent=1", "head": "frozen"}, given=True),

@@ -129,7 +129,8 @@ def test_sampling_is_eulers_method(sampler):
 
 
 def test_flow_matching_learns_the_velocity(sampler):
-    condition = torch.randn(2, 40, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    channels = sampler.backbone.condition_embed.in_channels
+    condition = torch.randn(2, channels, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     clean = torch.randn(2, 8, 2, 4, 4, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(5)
     found = sampler.velocity_loss(clean, condition)
