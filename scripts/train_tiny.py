@@ -13,10 +13,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from PIL import Image
 
+from chopgrad_ns.chopgrad import Full
 from chopgrad_ns.cli.pair_jobs import CaptureJob, SplatWays, WorldJob, licence_of
 from chopgrad_ns.cli.pairs import make_all
 from chopgrad_ns.data.pair_set import PairSet
@@ -62,6 +64,8 @@ class Options:
     """at most"""
     buckets: str = "9x64x64x4=5,13x96x96=1"
     losses: str = "robust_l1=0.5,mse=2,ssim=0.1,perceptual=0.15@800+400"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 takes a quarter less time on processors that have it (avx512_bf16)"""
     start: str | None = None
     """refiner to go on from; by default a random one"""
     workers: int = 1
@@ -129,7 +133,7 @@ def main(options: Options) -> None:
     pairs, judges = (PairSet(options.work / name) for name in ("pairs", "judges"))
     print(f"{time.monotonic() - start:.0f} s: {len(pairs)} pairs, {len(judges)} to judge by", flush=True)
     settings = FinetuneSettings(steps=options.steps, max_seconds=60 * options.minutes, buckets=options.buckets,
-                                losses=options.losses, ema=0.999, checkpoint_every=100)
+                                losses=options.losses, precision=options.precision, ema=0.999, checkpoint_every=100)
     refiner = Refiner(RefinerConfig()) if options.start is None else Refiner.from_pretrained(options.start)
 
     def progress(step: int, steps: int) -> None:
@@ -137,8 +141,8 @@ def main(options: Options) -> None:
             print(f"{time.monotonic() - start:.0f} s: step {step} of {steps}", flush=True)
 
     table = {"raw": judge(lambda clip: clip.frames, judges), "blend of warped photos": judge(blend_baseline, judges)}
-    result = finetune(refiner, pairs, settings, progress, checkpoint_dir=options.work / "progress",
-                      log_dir=options.work)
+    # Full and Exact have the same gradient; clips this short fit into memory whole, and Full goes through them once.
+    result = finetune(refiner, pairs, settings, progress, options.work / "progress", Full(), log_dir=options.work)
     table["refined"] = judge(refiner, judges)
     refiner.save(options.output)
     (options.work / "verdict.json").write_text(json.dumps({"trained": result, "validation": table}, indent=2))

@@ -17,7 +17,7 @@ from chopgrad_ns.data.actor_splat import STANDING, fit_actor
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.cleared import hidden_pixels
 from chopgrad_ns.data.clip import Pair
-from chopgrad_ns.data.references import lift
+from chopgrad_ns.data.references import REFERENCES, lift
 from chopgrad_ns.data.reinsertion import Perturbation, put_back, with_references
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
@@ -105,7 +105,7 @@ def inserted_splat(truth: Truth, settings: FitSettings, progress: Progress | Non
 
 
 def edit_pair(truth: Truth, camera: str, splat: Gaussians, seed: int = 0, perturbation: Perturbation = Perturbation(),
-              references: int = 2) -> Pair:
+              references: int = REFERENCES) -> Pair:
     """The pair of one camera: the vehicle's `splat` in the true video without it, and the true video with it.
 
     The clip's `mask` is what is seen of the splat, 0…1; its `actor_ids` are those of the clean frames. `seed` draws the

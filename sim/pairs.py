@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.pairs import NamedProgress, fit_plan, sparse_plan, splat_pair
+from chopgrad_ns.data.references import REFERENCES
 from chopgrad_ns.data.stored import StoredPair, save_pair
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
@@ -20,7 +21,7 @@ SPARSITIES = (8, 5, 4)
 """Every how many frames the splat of a pair is fitted to: bad, middling and better splats."""
 FRAMES = 40
 FIRST_SEED = 1000
-PAIR_RECIPE = 3
+PAIR_RECIPE = 4
 """Raised whenever pairs come out differently, so that cached ones are made again; worlds have a RECIPE of their own."""
 
 
@@ -48,7 +49,7 @@ def sample_pair(index: int, settings: FitSettings, references: int, progress: Na
     return splat_pair(views, plan, fit_plan(views, plan, report), references)
 
 
-def cached_sample_pairs(count: int, settings: FitSettings, references: int = 2,
+def cached_sample_pairs(count: int, settings: FitSettings, references: int = REFERENCES,
                         progress: NamedProgress | None = None) -> list[StoredPair]:
     """The first `count` pairs, kept in the user's cache: they do not depend on the scene at hand."""
     # Sample pairs are fitted without depths: what to do with them makes no other pairs.

@@ -57,7 +57,7 @@ class Splats:
     """training steps of underfitted splats"""
     underfit_gaussians: int = 2000
     """their Gaussians at most"""
-    references: int = 2
+    references: int = 4
     """training photos warped into each frame"""
     keep_photos: bool = False
     """store photos and their depth, and warp them when a pair is read: smaller, and slower to read"""

@@ -40,7 +40,7 @@ class Trajectory:
     """length of the trajectory, any number: they are not held in memory"""
     beside: float = 0.0
     """how far it runs beside the training cameras, in spacings between neighbouring ones"""
-    references: int = 2
+    references: int = 4
     """training photos warped into each frame"""
 
 

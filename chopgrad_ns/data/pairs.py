@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from chopgrad_ns.data.clip import Pair
+from chopgrad_ns.data.references import REFERENCES
 from chopgrad_ns.data.render_clip import reference_photos, with_references
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
@@ -107,7 +108,7 @@ def fit_plan(views: Views, plan: SplatPlan, progress: Progress | None = None) ->
     return fit(part.photos, part.cameras, part.points, part.colors, plan.settings, progress, part.depths, part.masks)
 
 
-def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int = 2, keep_photos: bool = False) -> Pair:
+def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int = REFERENCES, keep_photos: bool = False) -> Pair:
     """Render a plan's splat at the shown views in order, and pair that with their photos.
 
     Only views that the splat was not fitted to are `valid` as a target (all are where a view's own photo is no reference):
@@ -131,7 +132,7 @@ def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int 
     return Pair(clip, views.photos[shown], plan.name, valid, photos if keep_photos else None)
 
 
-def fold_pairs(views: Views, number: int, settings: FitSettings, references: int = 2,
+def fold_pairs(views: Views, number: int, settings: FitSettings, references: int = REFERENCES,
                progress: NamedProgress | None = None) -> Iterator[Pair]:
     """k-fold pairs of the training views: for each fold, a splat fitted without it, seen from all cameras; a pair for each
     camera of a rig.

@@ -13,6 +13,8 @@ from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.rolling import as_shown, seen_at
 
+REFERENCES = 4
+"""Photos warped into each frame where nothing else is asked for."""
 DEPTH_TOLERANCE = 0.05
 """Relative difference of depth at which belief in a warped pixel has fallen to 1/e."""
 

@@ -17,7 +17,7 @@ from chopgrad_ns.data.actor_splat import LEAST_PIXELS, STANDING, fit_actor
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.cleared import fill_holes, fit_cleared, hidden_pixels
 from chopgrad_ns.data.clip import Clip, Pair
-from chopgrad_ns.data.references import ReferencePhotos, choose_references
+from chopgrad_ns.data.references import REFERENCES, ReferencePhotos, choose_references
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.cameras import Cameras
@@ -61,7 +61,7 @@ class Perturbation:
 def reinsertion_pair(
     views: Views, actors: Sequence[Actor], actor_ids: UInt8[Tensor, "t 1 h w"], name: str, settings: FitSettings,
     actor_steps: int | None = None, perturbation: Perturbation = Perturbation(), shadow: float = 0.7,
-    references: int = 2, min_pixels: int = 64, progress: Progress | None = None,
+    references: int = REFERENCES, min_pixels: int = 64, progress: Progress | None = None,
     skipped: Callable[[str], None] | None = None,
 ) -> Pair:
     """Cut the actors out of a drive, put them back where they were, and pair that with the photos.

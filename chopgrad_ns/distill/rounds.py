@@ -26,7 +26,7 @@ class RoundSettings:
     """refined frames a round, half through the training cameras and half beside them"""
     reach: float = 0.5
     """how far the last round moves sideways, in spacings between neighbouring training cameras"""
-    references: int = 2
+    references: int = 4
     """training photos warped into each frame"""
     lane_shifts: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0)
     """metres beside the recorded lane, of the trajectories of a drive"""

@@ -40,8 +40,9 @@ class ClipValues:
     def from_json(content: dict) -> "ClipValues":
         """What `to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
         names, regions = [str(name) for name in content["names"]], content["regions"]
-        values = {region: {metric: np.array([math.nan if value is None else value for value in found["per_frame"]], dtype=np.float64)
-                           for metric, found in metrics.items()} for region, metrics in regions.items()}
+        read = lambda told: np.array([math.nan if value is None else value for value in told], dtype=np.float64)  # noqa: E731
+        values = {region: {metric: read(found["per_frame"]) for metric, found in metrics.items()}
+                  for region, metrics in regions.items()}
         wrong = [metric for metrics in values.values() for metric, found in metrics.items()
                  if found.shape != (len(names),) or np.isinf(found).any()]
         if wrong:

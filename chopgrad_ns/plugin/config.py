@@ -48,8 +48,9 @@ class RefineSettings:
     """pairs from sample worlds mixed in, because folds alone mislead; made once, then kept in the user's cache"""
     refiner: str = "tiny"
     """refiner to start from: "tiny" (embedded) or a folder that `Refiner.save` or `chopgrad finetune` wrote"""
-    finetune_steps: int = 240
-    """steps of fine-tuning with pixel losses; 0 uses the refiner as it is"""
+    finetune_steps: int = 0
+    """steps of fine-tuning with pixel losses on pairs of this scene and of sample worlds, for a refiner that nobody trained or
+    a scene unlike all others; 0 uses the refiner as it is"""
     losses: str = "robust_l1=1,ssim=0.2"
     """pixel losses of fine-tuning: name=weight, with @start where one begins late, and +ramp after that where its weight
     rises over so many steps (`chopgrad finetune --help` has the names)"""
@@ -64,7 +65,7 @@ class RefineSettings:
     lane_shifts: Tuple[float, ...] = (0.0, 1.0, 2.0, 3.0)
     """metres beside the recorded lane, of what is refined in a drive: half of them in the first of two rounds, all in the
     last"""
-    references: int = 2
+    references: int = 4
     """training photos warped into each frame"""
     pseudo_share: float = 0.4
     """share of distillation steps that train on a refined frame instead of a photo"""
