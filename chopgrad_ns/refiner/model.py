@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from chopgrad_ns.chopgrad import as_causal_decoder
+from chopgrad_ns.chopgrad import FrameByFrame, as_causal_decoder
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.refiner.backbones import Backbone
 from chopgrad_ns.refiner.condition import ConditionEncoder, PhotoAttention, pool_time, small_photos
@@ -83,6 +83,7 @@ class RefinerModel(nn.Module):
         decoded = vae.out_channels // (getattr(vae, "patch_size", None) or 1) ** 2
         self.head = BlendHead(decoded, channels[0], config.output)
         self.decoder = RefinerDecoder(inner, self.head, self.injections)
+        self.frame_by_frame = FrameByFrame(self.decoder)
         self.register_buffer("prompt", torch.zeros(config.prompt_tokens, backbone.prompt_shape[1]))
         self._start_at_zero()
 
@@ -104,9 +105,9 @@ class RefinerModel(nn.Module):
         """Normalised latents of pictures in 0…1."""
         return self.backbone.encode(2 * frames.transpose(1, 2) - 1)
 
-    def predict(self, batch: Batch) -> Prediction:
-        """Everything up to the decoder."""
-        features = self._features(batch)
+    def predict(self, batch: Batch, frame_by_frame: bool = False) -> Prediction:
+        """Everything up to the decoder; `frame_by_frame`: up to `self.frame_by_frame`."""
+        features = self.features(batch)
         encoded: list[Tensor] = []
         if self.encoded:
             z, encoded = self.backbone.encode(2 * batch.frames.transpose(1, 2) - 1, features=True)
@@ -117,11 +118,15 @@ class RefinerModel(nn.Module):
         refined = self.backbone.denoise(z, self.config.timestep, prompt, condition)
         before = self.backbone.to_decoder(z) if self.config.output == "residual" else None
         latents = self.backbone.to_decoder(refined)
-        return Prediction(refined, latents, self._side(batch, features, encoded, before, latents.shape[2]))
+        spans = self.last_frames(latents.shape[2]) if frame_by_frame else self._groups(latents.shape[2])
+        return Prediction(refined, latents, self._side(batch, features, encoded, before, spans))
 
     def forward(self, batch: Batch) -> Float[Tensor, "b t 3 h w"]:
         """Refined frames in about 0…1, decoded group by group."""
-        prediction = self.predict(batch)
+        return self.decode(self.predict(batch))
+
+    def decode(self, prediction: Prediction) -> Float[Tensor, "b t 3 h w"]:
+        """Frames in about 0…1, group by group."""
         state, frames = self.decoder.initial_state(), []
         for index, group in enumerate(self.decoder.groups(prediction.latents.shape[2])):
             part, state = self.decoder.decode_group(prediction.latents[:, :, group], state, prediction.side[index])
@@ -144,7 +149,8 @@ class RefinerModel(nn.Module):
             return [{name: value.detach().requires_grad_(value.is_floating_point()) for name, value in side.items()}
                     for side in self.predict(example).side]
 
-    def _features(self, batch: Batch) -> list[Float[Tensor, "b t c h w"]]:
+    def features(self, batch: Batch) -> list[Float[Tensor, "b t c h w"]]:
+        """Of all that goes with the frames, and of these, at full, half, … and latent resolution."""
         shape = batch.frames.shape[:2]
         inputs = (batch.frames, batch.extra, batch.residuals, batch.masks)
         features = [x.unflatten(0, shape) for x in self.condition(*(value.flatten(0, 1) for value in inputs))]
@@ -159,15 +165,23 @@ class RefinerModel(nn.Module):
                    for shape in ((self.condition.base.in_channels - 3,), (0, 3), (0, 1))]
         return self.condition(flat, *nothing)[-1].unflatten(0, photos.shape[:2])
 
+    def last_frames(self, num_latent_frames: int) -> list[tuple[slice, slice]]:
+        """Each latent frame, and of the frames that it stands for the last one: what `self.frame_by_frame` is to show."""
+        factor = self.backbone.temporal_factor
+        return [(slice(k, k + 1), slice(k * factor, k * factor + 1)) for k in range(num_latent_frames)]
+
+    def _groups(self, num_latent_frames: int) -> list[tuple[slice, slice]]:
+        return [(group, self.decoder.frames_of(group)) for group in self.decoder.groups(num_latent_frames)]
+
     def _side(self, batch: Batch, features: list[Tensor], encoded: list[Tensor], before: Tensor | None,
-              num_latent_frames: int) -> list[dict[str, Tensor]]:
+              spans: list[tuple[slice, slice]]) -> list[dict[str, Tensor]]:
+        """What goes beside each of some latents and their frames."""
         pooled = {f"condition/{name}": pool_time(features[level], self.blocks[name].frames)
                   for name, level in self.levels.items()}
         pooled |= {f"encoder/{name}": encoded[level] for name, level in self.encoded.items()}
         head = {name: getattr(batch, name) for name in HEAD if name != "features"} | {"features": features[0]}
         sides = []
-        for group in self.decoder.groups(num_latent_frames):
-            frames = self.decoder.frames_of(group)
+        for group, frames in spans:
             side = {f"head/{name}": value[:, frames] for name, value in head.items()}
             for name, value in pooled.items():
                 side[name] = value[:, :, steps_of(frames, self.blocks[name.partition("/")[2]].frames)]

@@ -124,12 +124,13 @@ def test_learning_rates():
 
 
 @pytest.mark.parametrize("parts", [
-    Parts("full", "frozen", "frozen"), Parts("frozen", "full", "frozen"), Parts("frozen", "frozen", "full")])
+    Parts("full", "frozen", "frozen"), Parts("frozen", "full", "frozen"), Parts("frozen", "frozen", "full"),
+    Parts("full", "frozen", "frozen", "frozen")])
 def test_what_is_frozen_stays_and_keeps_no_graph(parts):
     refiner = stirred()
     before, places = weights(refiner), part_of(refiner.model)
-    assert set(places.values()) == {"transformer", "decoder", "encoder", "conditioning"}
-    finetune(refiner, [pair()], replace(QUICK, transformer=parts.transformer, decoder=parts.decoder, encoder=parts.encoder))
+    assert set(places.values()) == {"transformer", "decoder", "encoder", "head", "conditioning"}
+    finetune(refiner, [pair()], replace(QUICK, **vars(parts)))
     after = weights(refiner)
     moved = {places[name] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"conditioning", *(place for place, way in vars(parts).items() if way == "full")}
@@ -198,7 +199,7 @@ def test_the_loss_of_latents_is_their_mean_square(monkeypatch):
     with Run(refiner, [one], settings, Exact()) as run:
         monkeypatch.setattr(type(run.model.decoder), "decode_group", None)
         (example,), _ = run.examples.draw(0)
-        loss = run._loss([example])
+        loss = run.loss([example])
         batch = collate([example.clip], refiner.config, run.model.backbone)
         clean = run.model.backbone.encode(example.target[None, :, :3].transpose(1, 2))
         expected = (run.model.predict(batch).z - clean).square().mean()
@@ -215,7 +216,7 @@ def test_losses_are_noted_one_by_one_and_without_context(strategy):
     settings = replace(QUICK, losses="l1=2,frame_difference=0.5,latent=0.1", buckets="9x32x32")
     with Run(stirred(), [pair()], settings, strategy) as run:
         examples, _ = run.examples.draw(0)
-        loss = run._loss(examples)
+        loss = run.loss(examples)
         named = {name.removeprefix("losses/"): value for name, value in run.noted.items()}
         loss.backward()
         assert {name.removeprefix("losses/"): value for name, value in run.noted.items()} == named, "backward adds nothing"
@@ -243,9 +244,9 @@ def test_latents_count_as_their_pixels_do():
                     here = weight[frames, row * factor:(row + 1) * factor, column * factor:(column + 1) * factor].mean()
                     total += here * ((z - wanted)[:, t, row, column] ** 2).mean()
                     known += here
-        torch.testing.assert_close(run._loss([example]), total / known, rtol=1e-9, atol=0)
+        torch.testing.assert_close(run.loss([example]), total / known, rtol=1e-9, atol=0)
         example.target[:, 3] = 0
-        nothing = run._loss([example])
+        nothing = run.loss([example])
         nothing.backward()
         assert nothing == 0 and not any(value.grad.any() for value in run.trained.values() if value.grad is not None)
 
@@ -322,3 +323,26 @@ def test_single_frames_are_trained_on():
     one = pair(frames=1)
     for buckets in ("9x16x16x2", "1x16x16", "whole"):
         assert finetune(stirred(), [one], replace(QUICK, buckets=buckets, steps=1))["skipped"] == 0
+
+
+def test_frame_by_frame_losses_see_the_last_frame_of_each_latent():
+    """Against the loss written out, and not that of the clip; frames in between have no say."""
+    one = pair(frames=9, height=16, width=16)
+    losses = {}
+    for decoding in ("causal", "frame-by-frame"):
+        settings = replace(QUICK, buckets="9x16x16", decoding=decoding, unaligned=0.0, reference_dropout=0.0)
+        refiner = stirred()
+        with Run(refiner, [one], settings, Exact()) as run:
+            (example,), _ = run.examples.draw(0)
+            losses[decoding] = float(run.loss([example]).detach())
+            example.target[[1, 2, 3, 5, 6, 7]] = 0
+            losses[f"{decoding}, others black"] = float(run.loss([example]).detach())
+            batch = collate([example.clip], refiner.config, refiner.model.backbone)
+            alone = refiner.model.predict(batch, frame_by_frame=True)
+            decoder = refiner.model.frame_by_frame
+            shown = torch.cat([decoder.decode_group(alone.latents[:, :, k : k + 1], None, alone.side[k])[0][0, :, 0]
+                               for k in range(3)])
+    target = torch.cat(list(example.target[[0, 4, 8], :3]))
+    assert losses["frame-by-frame"] == losses["frame-by-frame, others black"]
+    assert losses["frame-by-frame"] == pytest.approx(float((shown - target).detach().abs().mean() / 2), rel=1e-5)
+    assert len({round(loss, 6) for loss in losses.values()}) == 3

@@ -140,6 +140,25 @@ def loss_of(refiner: Refiner, example: Pair, strategy=Exact(), photos: torch.Ten
     return pixel_loss(prediction.latents, target, refiner.model.decoder, l1, strategy, side=prediction.side)
 
 
+@pytest.mark.parametrize("output", ["correct", "residual"])
+def test_frame_by_frame_is_a_clip_of_each_last_frame(output):
+    """A latent, and what goes with the last of its frames, decoded as a clip of one frame is; the first frame is the clip's."""
+    refiner = Refiner(RefinerConfig(output=output))
+    stir(refiner.model)
+    model, batch = refiner.model, batch_of(refiner, pair(frames=9).degraded)
+    with torch.no_grad():
+        causal, alone = model.predict(batch), model.predict(batch, frame_by_frame=True)
+        frames = decoded(model.frame_by_frame, alone.latents, alone.side)
+        whole = decoded(model.decoder, causal.latents, causal.side)
+        assert [frame for _, frame in model.last_frames(3)] == [slice(0, 1), slice(4, 5), slice(8, 9)]
+        for k, (latent, frame) in enumerate(model.last_frames(3)):
+            side = causal.side[k]
+            last = {name: value[:, -1:] if name.startswith("head/") else value[:, :, -1:] for name, value in side.items()}
+            one, _ = model.decoder.decode_group(causal.latents[:, :, latent], model.decoder.initial_state(), last)
+            torch.testing.assert_close(frames[:, :, k : k + 1], one)
+            assert torch.allclose(frames[:, :, k], whole[:, :, frame.start], atol=1e-6) == (k == 0)
+
+
 def test_every_part_learns(stirred):
     model = stirred.model
     model.zero_grad()
