@@ -2,7 +2,8 @@
 
 A small autoencoder is trained first and kept as it is. From the same weights, on the same pairs, for the same number of steps,
 the transformer and what conditions it then learn by each loss; the head is left out, for a loss of latents does not reach it.
-The result is what is decoded, as in the paper. Worlds with seeds of their own judge. Everything is kept under --work and done once; the same command given again goes on.
+The result is what is decoded, as in the paper. Worlds with seeds of their own judge. Everything is kept under --work and done
+once; the same command given again goes on.
 """
 
 import time
