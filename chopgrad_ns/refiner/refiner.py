@@ -86,10 +86,10 @@ class Refiner:
         asked = {"prompt": prompt, "timestep": timestep, "parts": _place(parts)}
         asked = {name: value for name, value in asked.items() if value is not None} | options
         if str(source) == "tiny":
-            folder = resources.files("chopgrad_ns.assets") / "tiny"
+            folder = resources.files("chopgrad_ns.assets") / "tiny" / task
             with resources.as_file(folder) as path:
-                if (path / "config.json").is_file() and RefinerConfig.read(path / "config.json").task == task:
-                    refiner = cls._load(path, task, asked, dtype, device)
+                if (path / "config.json").is_file():
+                    refiner = cls._load(path, task, asked, dtype, device, called="tiny")
                 else:
                     fixed = {name: asked.pop(name) for name in ("prompt", "parts") if name in asked}
                     config = RefinerConfig(task=task, **asked)
@@ -127,14 +127,14 @@ class Refiner:
         return refiner
 
     @classmethod
-    def _load(cls, folder: Path, task: str, asked: dict, dtype: torch.dtype | None,
-              device: torch.device | str | None) -> Refiner:
+    def _load(cls, folder: Path, task: str, asked: dict, dtype: torch.dtype | None, device: torch.device | str | None,
+              called: str | None = None) -> Refiner:
         config = RefinerConfig.read(folder / "config.json")
         if config.task != task:
             raise UserError(f"The refiner in {folder} was trained for {config.task}, not {task}; give one "
                             f"for {task}.")
         task_named(config.task)
-        _check_fixed(folder, config, asked)
+        _check_fixed(called or folder, config, asked)
         backbone = None if config.base is None else _base_of(folder, config, dtype)
         try:
             refiner = cls(config, backbone, pretrained=True, device=device)
@@ -169,11 +169,12 @@ class Refiner:
                                f"{[*needed, *unexpected][0]}")
         self.trained = {name for name in tensors if name.startswith("backbone.")}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors`; they appear, or are replaced, when complete.
 
         Tensors that are those of `config.base` still are left out. Each file is whole or absent, and loading tells two that
-        are not of one save. Raises UserError for a folder that is a file, or below one.
+        are not of one save. With `dtype`, such as torch.float16, values are rounded to that; what is loaded has 32 bits again.
+        Raises UserError for a folder that is a file, or below one.
         """
         from chopgrad_ns.refiner.finetune.lora import plain_name
 
@@ -183,7 +184,7 @@ class Refiner:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         trained = {plain_name(name) for name in self.trained}
-        tensors = {name: value.contiguous() for name, value in self.model.state_dict().items()
+        tensors = {name: value.to(dtype).contiguous() for name, value in self.model.state_dict().items()
                    if self.config.base is None or not name.startswith("backbone.") or plain_name(name) in trained
                    or name.startswith("backbone.condition_embed.")}
         save_file(tensors, temporary / WEIGHTS, {"config": self.config.digest})

@@ -333,7 +333,8 @@ def test_frames_of_others_are_not_replaced(sources, tmp_path, capsys):
         assert (output / name).read_text() == "mine"
 
 
-def test_a_refiner_that_corrects_nothing_says_so(refiners, sources, tmp_path, capsys):
+def test_a_refiner_that_corrects_nothing_says_so(refiners, sources, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("chopgrad_ns.refiner.refiner.resources.files", lambda package: tmp_path)  # no weights are shipped
     said = "the tiny refiner is not trained for driving and corrects nothing"
     for number, (refiner, untrained) in enumerate((("tiny", True), (refiners / "driving", False))):
         run(sources / "frames", tmp_path / str(number), "--task", "driving", "--refiner", refiner, "--masks", sources / "masks")

@@ -45,6 +45,21 @@ def test_loaded_refiner_gives_the_same_frames(saved):
     assert loaded.pretrained and torch.equal(loaded(clip), refiner(clip))
 
 
+def test_weights_of_16_bits_are_rounded_once_and_loaded_with_32(saved, tmp_path):
+    refiner, folder = saved
+    refiner.save(tmp_path / "half", torch.float16)
+    loaded = Refiner.from_pretrained(tmp_path / "half")
+    for name, value in refiner.model.state_dict().items():
+        found = loaded.model.state_dict()[name]
+        assert found.dtype == torch.float32 and torch.equal(found, value.half().float())
+    clip = pair(frames=5, height=16, width=16).degraded
+    assert 0 < (loaded(clip) - refiner(clip)).abs().max() < 4 / 255
+    sizes = [(one / "model.safetensors").stat().st_size for one in (tmp_path / "half", folder)]
+    assert sizes[0] < 0.6 * sizes[1], "the header has the same size"
+    loaded.save(tmp_path / "again", torch.float16)
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "half" / "model.safetensors").read_bytes()
+
+
 def test_saving_again_replaces(saved, copy):
     fresh = Refiner(RefinerConfig())
     fresh.save(copy)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from chopgrad_ns.data.fill import filled
 from chopgrad_ns.data.masks import MaskSettings, draw_masks
-from chopgrad_ns.data.video_pairs import HOLE, inpainting_pair
+from chopgrad_ns.data.video_pairs import inpainting_pair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.refiner.tasks.base import Task
 
@@ -23,15 +24,15 @@ class Inpainting(Task):
         return pair.scale == (1, 1) and "mask" in pair.carries and "actor_ids" not in pair.carries
 
     def prepare(self, clip, size=None):
-        """What is below the mask is replaced by grey: nothing of it may shine through."""
+        """What is below the mask is replaced by what OpenCV finds from around it: nothing of it may shine through."""
         if clip.mask is None:
             raise UserError("The clip to be inpainted has no mask; give one, white where it is to be filled.")
         mask = clip.mask
         if mask.min() < 0 or mask.max() > 1:
             raise UserError(f"The mask of the clip to be inpainted has values from {float(mask.min()):g} to "
                             f"{float(mask.max()):g}; give 0, where the clip stays, to 1, where it is to be filled.")
-        holed = torch.where(mask > 0, mask * HOLE + (1 - mask) * clip.frames, clip.frames)
-        return type(clip)(holed, cameras=clip.cameras, mask=mask)
+        mended = mask * filled(clip.frames, mask) + (1 - mask) * clip.frames
+        return type(clip)(torch.where(mask > 0, mended, clip.frames), cameras=clip.cameras, mask=mask)
 
     def redraw(self, pair, draw, settings):
         if draw.random() < KEEP and pair.degraded.mask is not None:
