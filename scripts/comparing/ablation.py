@@ -2,7 +2,8 @@
 
 A small autoencoder is trained first and kept as it is. From the same weights, on the same pairs, for the same number of steps,
 the transformer and what conditions it then learn by each loss; the head is left out, for a loss of latents does not reach it.
-Worlds with seeds of their own judge. Everything is kept under --work and done once; the same command given again goes on.
+The result is what is decoded, as in the paper. Worlds with seeds of their own judge. Everything is kept under --work and done
+once; the same command given again goes on.
 """
 
 import time
@@ -90,12 +91,14 @@ def run(work: Path = Path("outputs/ablation"), steps: int = 300, autoencoder_ste
     comparison = begin(work, "What a refiner learns by")
     add_clips(comparison, held)
     add_method(comparison, held, "raw", "render", "The splat as it is seen.", lambda clip: clip.frames, timed=False)
+    add_method(comparison, held, "decoded", "render, encoded and decoded",
+               "What all variants start from: the autoencoder alone, which loses detail.", refiner_around(vae, TASK, "decode"))
     trainings, refiners = {}, {}
     for variant in VARIANTS:
         settings = replace(base, **variant.settings)
         with bar(variant.name) as progress:
             refiners[variant.name], trainings[variant.label] = trained(
-                lambda: refiner_around(vae, TASK, "residual"), TASK, work / variant.name, pairs, settings, progress,
+                lambda: refiner_around(vae, TASK, "decode"), TASK, work / variant.name, pairs, settings, progress,
                 backprop=variant.backprop)
         add_method(comparison, held, variant.name, variant.label, variant.about, refiners[variant.name])
     rows = _gradients(comparison, refiners["exact"], pairs, base, batches)
@@ -124,7 +127,7 @@ def _gradients(comparison: Comparison, refiner: Refiner, pairs, base: FinetuneSe
 
 
 def _memory(comparison: Comparison, vae: AutoencoderKLWan, pairs, base: FinetuneSettings) -> None:
-    refiner, lines = refiner_around(vae, TASK, "residual"), {}
+    refiner, lines = refiner_around(vae, TASK, "decode"), {}
     crop = base.buckets.split("x", 1)[1]
     for label, backprop in (("Full", Full()), ("Truncated(1)", Truncated(1)), ("Exact", Exact())):
         lines[label] = [(frames, peak_of(refiner, pairs, replace(base, buckets=f"{frames}x{crop}"), backprop) / 1e6)

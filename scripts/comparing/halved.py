@@ -31,11 +31,6 @@ def half(value: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n h2 w2"]:
     return F.avg_pool2d(flat, 2).unflatten(0, value.shape[:-3])
 
 
-def doubled(frames: Float[Tensor, "t 3 h w"], size: tuple[int, int]) -> Float[Tensor, "t 3 h2 w2"]:
-    """Enlarged bicubically to height and width, 0…1."""
-    return F.interpolate(frames, size, mode="bicubic", align_corners=False).clamp(0, 1)
-
-
 def halved_pairs(pairs: PairSet, folder: Path) -> PairSet:
     """The same pairs at half the resolution, made unless they are there; what is not wholly valid is not."""
     for stored in pairs:

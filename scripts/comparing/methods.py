@@ -11,9 +11,10 @@ from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.data.pair_set import PairSet
+from chopgrad_ns.evaluate.baselines import enlarged
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.finetune.buckets import parse_buckets
-from comparing.halved import doubled, halved
+from comparing.halved import halved
 from comparing.kept import keep, kept
 
 PIXEL_LOSSES = "robust_l1=0.5,mse=2,ssim=0.1,perceptual=0.15"
@@ -36,7 +37,7 @@ def short_and_low(refiner: Refiner, clip: Clip) -> Tensor:
     """Windows of 13 frames side by side, at half the resolution, enlarged."""
     low = halved(clip)
     refined = [refiner(low[t : t + SHORT]) for t in range(0, len(low), SHORT)]
-    return doubled(torch.cat(refined), clip.frames.shape[-2:])
+    return enlarged(torch.cat(refined), clip.frames.shape[-2:])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Flow matching: of clean latents z₀ and noise ε the sample at σ is (1 − σ)·z₀ + σ·ε, and the transformer learns its velocity
 ε − z₀ at any σ. Sampling begins with noise at σ = 1 and takes N Euler steps to 0. What is known of the clip, its latents with
-the hole in grey, and features of the frames and the mask, goes beside the tokens as conditions of a refiner do.
+the hole filled from around it, and features of the frames and the mask, goes beside the tokens as conditions of a refiner do.
 """
 
 from pathlib import Path

@@ -66,7 +66,7 @@ def run(pairs: Path, judges: Path, work: Path = Path("outputs/steps"), steps: in
     comparison = begin(work, "One step beside many")
     found = judges_of(held, frames)
     add_clips(comparison, found)
-    add_method(comparison, found, "input", "with holes", "The clip as it is given, its holes grey.",
+    add_method(comparison, found, "input", "holes filled by OpenCV", "What both are given: holes filled from around them.",
                lambda clip: refiner.task.prepare(clip).frames, timed=False)
     add_method(comparison, found, "one-step", "one step, pixel losses (ours)",
                "The clip's own latents are taken for the noisy sample, and pixel losses train the one step.", refiner)

@@ -135,7 +135,7 @@ def test_the_ablation(tmp_path, work):
                   "--small"])
     found = Comparison.read(tmp_path / "comparison")
     names = [method.name for method in found.methods]
-    assert names == ["raw", "latent", "truncated-0", "truncated-1", "exact", "frame-by-frame"]
+    assert names == ["raw", "decoded", "latent", "truncated-0", "truncated-1", "exact", "frame-by-frame"]
     (clip,) = found.clips.values()
     assert len(clip.names) == 6, "of nine frames those that the splat was not fitted to"
     gradient, memory = found.curves
