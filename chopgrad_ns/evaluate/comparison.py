@@ -161,6 +161,7 @@ class Comparison:
         if method not in [each.name for each in self.methods]:
             raise ValueError(f"there is no method {method!r} yet; add it first")
         shown, truth = self.clips[clip], self.truth(clip)
+        frames = frames.to(truth)  # whatever device and precision a method works with
         check_frames(frames, truth)
         with whole_folder(self.frames(clip, method)) as folder:
             write_frames(folder, frames)
@@ -182,17 +183,18 @@ class Comparison:
 
     def truth(self, clip: str) -> Float[Tensor, "t 3 h w"]:
         """What the frames of a clip should be. Raises UserError where the files are not those that were written."""
-        shown = self.clips[clip]
-        frames = read_frames(self.frames(clip, TRUTH))[1]
-        if len(frames) != len(shown.names) or (frames.shape[-1], frames.shape[-2]) != shown.size:
-            raise UserError(f"{self.frames(clip, TRUTH)} does not hold the {len(shown.names)} frames that {FILE} tells of; "
-                            "make the comparison again.")
-        return frames
+        return self._written(clip, TRUTH)
 
     def mask(self, clip: str) -> Mask | None:
-        if not self.clips[clip].mask:
-            return None
-        return read_frames(self.frames(clip, MASK))[1][:, :1] > 0.5
+        """Where metrics of a clip are taken as well; None for everywhere alone. Errors as `truth`."""
+        return self._written(clip, MASK)[:, :1] > 0.5 if self.clips[clip].mask else None
+
+    def _written(self, clip: str, name: str) -> Float[Tensor, "t 3 h w"]:
+        shown, frames = self.clips[clip], read_frames(self.frames(clip, name))[1]
+        if len(frames) != len(shown.names) or (frames.shape[-1], frames.shape[-2]) != shown.size:
+            raise UserError(f"{self.frames(clip, name)} does not hold the {len(shown.names)} frames that {FILE} tells of; "
+                            "make the comparison again.")
+        return frames
 
     def results(self, method: str) -> Results:
         """What was measured of a method on all clips that it was given."""
@@ -270,7 +272,8 @@ def measured(frames: Float[Tensor, "t 3 h w"], truth: Float[Tensor, "t 3 h w"], 
 
 def shortened(command: str) -> str:
     """A command of whose absolute paths only the last part is left: they tell of a machine, and of who works there."""
-    return re.sub(r"""(?<![^\s='"])/(?:[^\s/'"]+/)*([^\s/'"]+)/?""", r"\1", command)
+    within = r"[\w.~}*/-]"  # before a slash these make it one of a relative path, and a colon before two one of an address
+    return re.sub(rf"""(?<!{within})(?!(?<=:)//)/+(?:[^\s/'"]+/+)*([^\s/'"]+)/*""", r"\1", command)
 
 
 def _row_values(columns: Sequence[Column], clips: Sequence[ComparedClip], method: str) -> list[Optional[float]]:

@@ -168,12 +168,31 @@ def test_files_that_are_something_else_are_refused(again, change):
         Comparison.read(again)
 
 
+@pytest.mark.parametrize("command, told", [
+    ("a --x /home/me/b c/d ../e /", "a --x b c/d ../e /"), ("//home/me/a b=/home//me/c/", "a b=c"),
+    ("x:/home/me/a (/home/me/c)", "x:a (c)"), ("~/a $HOME/b */c https://d.e/f", "~/a $HOME/b */c https://d.e/f"),
+])
+def test_commands_tell_nothing_of_who_gave_them(tmp_path, command, told):
+    assert Comparison(tmp_path, "", command).command == told
+
+
+def test_frames_in_half_precision_are_measured_as_they_are_written(again, clips):
+    comparison, (_, better, truth) = Comparison.read(again), clips["b"]
+    comparison.add_frames("b", "half", better.bfloat16())
+    written = read_frames(comparison.frames("b", "half"))[1]
+    found = comparison.results("half").clips["b"].values["whole"]["psnr"]
+    assert found == pytest.approx(psnr(written, truth), abs=1e-4)
+
+
 def test_missing_files(again, tmp_path):
     with pytest.raises(UserError, match="cannot be read; give a folder in which methods were compared"):
         Comparison.read(tmp_path)
     next((again / "clips" / "a" / "truth").iterdir()).unlink()
-    with pytest.raises(UserError, match="does not hold the 3 frames"):
+    with pytest.raises(UserError, match="truth does not hold the 3 frames"):
         Comparison.read(again).truth("a")
+    next((again / "clips" / "a" / "mask").iterdir()).unlink()
+    with pytest.raises(UserError, match="mask does not hold the 3 frames"):
+        Comparison.read(again).mask("a")
 
 
 def test_small_frames_and_frames_without_a_metric(tmp_path, empty_hub, capsys):
