@@ -148,6 +148,7 @@ def test_frames_that_do_not_fit_are_refused(comparison, added, tmp_path, capsys)
     again("There are no PNG or JPEG frames of clip a in")
     again("does not understand", add="theirs")
     again("does not understand", add="x=/nowhere")
+    again("has a method called 'input'; add the frames by another name", add=f"input={added}")
     again("--add needs one RUN with clips, and 2 of those given have any", comparison.folder)
     assert not page.exists() and not list(tmp_path.glob("*.part"))
 
@@ -184,7 +185,7 @@ def test_profiles(tmp_path):
     assert error["plots"][2]["log"] and error["clips"] == []
 
 
-def test_smaller_pictures_are_told_of(comparison, tmp_path):
+def test_smaller_pictures(comparison, tmp_path):
     whole = report(tmp_path / "page", comparison.folder)
     lossy = report(tmp_path / "small", comparison.folder, "--quality", "20")
     size = lambda folder: sum(path.stat().st_size for path in folder.rglob("*.webp"))  # noqa: E731
@@ -218,6 +219,8 @@ def test_output_is_whole_and_nothing_else_is_replaced(copied, tmp_path, capsys):
     ("profile.json", '{"command": "", "decoder": "", "machine": "", "cost": [{}]}'),
     ("profile.json", '{"command": "", "decoder": "", "machine": "", "cost": [], "error": [], '
                      '"influence": [{"distance": 1, "influence": Infinity}]}'),
+    ("profile.json", '{"command": "", "decoder": "", "machine": "", "cost": [], "error": [], '
+                     '"influence": [{"distance": 1, "influence": 1}], "decay": {"alpha": 1, "C": -1}}'),
 ])
 def test_damaged_runs_are_refused(tmp_path, capsys, name, content):
     (tmp_path / "run" / "videos").mkdir(parents=True)
@@ -226,7 +229,13 @@ def test_damaged_runs_are_refused(tmp_path, capsys, name, content):
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):
-    refused(capsys, "report", tmp_path, "-o", tmp_path / "page", message="has nothing for a report; give folders of")
+    (tmp_path / "unfinished" / "videos").mkdir(parents=True)
+    (tmp_path / "unfinished" / "videos" / "before_after.mp4").touch()
+    for folder in (tmp_path, tmp_path / "unfinished"):
+        refused(capsys, "report", folder, "-o", tmp_path / "page", message="has nothing for a report; give folders of")
+    (tmp_path / "unfinished" / "metrics.json").write_text(
+        '{"held_out": {"splat": {}, "refined": {}, "distilled": {}}, "views": {"held_out": 1}}')
+    refused(capsys, "report", tmp_path / "unfinished", "-o", tmp_path / "page", message="There is no splat.mp4 in")
     refused(capsys, "report", "-o", tmp_path / "page", message="There is nothing to report")
     refused(capsys, "report", tmp_path, "-o", tmp_path / "page", "--quality", 0, message="--quality is 0; give 1 to 100")
     assert open_run(PROFILES / "cpu-wan2.2").plots

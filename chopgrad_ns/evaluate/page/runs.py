@@ -77,7 +77,7 @@ def open_run(folder: Path) -> Run:
     if (folder / "videos").is_dir() and (folder / "metrics.json").is_file():
         return _of_training(folder)
     videos = [folder / "before_after.mp4", *sorted(folder.glob("*/before_after.mp4"))]
-    refined = [path.parent for path in videos if path.is_file()]
+    refined = [path.parent for path in videos if path.is_file() and (path.parent / "frames").is_dir()]
     if refined:
         return _of_refined(folder, refined)
     raise UserError(f"{folder} has nothing for a report; give folders of comparisons, of finished runs of ns-train "
@@ -90,8 +90,10 @@ def add_method(run: Run, label: str, folder: Path) -> None:
     `folder` holds the frames, for each clip in a folder of its name (or in `frames/` therein); of one clip also directly.
 
     Raises:
-        UserError: for a folder in which a clip is missing, or frames of another number or size.
+        UserError: for a name that a method has, a folder in which a clip is missing, or frames of another number or size.
     """
+    if label in [known for known, _ in run.methods]:
+        raise UserError(f"{run.title} has a method called {label!r}; add the frames by another name.")
     number, found = len(run.methods), {}
     for clip in run.clips:
         source = _frames_below(folder, clip.name, len(run.clips) == 1)
@@ -174,6 +176,8 @@ def _of_training(folder: Path) -> Run:
         name = first.stem.removeprefix("splat")
         videos = [open_video(folder / "videos" / f"{stage}{name}.mp4") for stage in STAGES]
         run.clips.append(_clip_of_videos(name.lstrip("-") or "through the training views", videos))
+    if not run.clips:
+        raise UserError(f"There is no splat.mp4 in {folder / 'videos'}; let the run write its videos again.")
     return run
 
 
