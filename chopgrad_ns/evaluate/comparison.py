@@ -254,7 +254,7 @@ class Comparison:
             _check_known(self)
         except OSError as error:
             raise UserError(f"{path} cannot be read; give a folder in which methods were compared.") from error
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(f"{path} is not what a comparison wrote ({reason}); make it again.") from error
         return self
@@ -277,11 +277,10 @@ def shortened(command: str) -> str:
 
 
 def _row_values(columns: Sequence[Column], clips: Sequence[ComparedClip], method: str) -> list[Optional[float]]:
-    summary = Results({clip.name: clip.values[method] for clip in clips}).summary()
+    results = Results({clip.name: clip.values[method] for clip in clips})
     timed = [clip for clip in clips if method in clip.seconds]
     seconds = sum(clip.seconds[method] for clip in timed) / sum(len(clip.names) for clip in timed) if timed else None
-    return [seconds if column.metric == SECONDS else summary.get(column.region, {}).get(column.metric, {}).get("mean")
-            for column in columns]
+    return [seconds if column.metric == SECONDS else results.mean(column.region, column.metric) for column in columns]
 
 
 def _clip_of(content: dict) -> ComparedClip:

@@ -102,7 +102,7 @@ def add_method(run: Run, label: str, folder: Path) -> None:
             raise UserError(f"{source} has {video.frames} frames of {video.width}×{video.height} px and clip {clip.name} of "
                             f"{run.title} has {len(clip.names)} of {clip.size[0]}×{clip.size[1]}; make them agree.")
         found[clip.name] = source, video
-    run.methods.append((label, f"Frames of {folder.name}, made by another program."))
+    run.methods.append((label, f"Frames of {folder.resolve().name}, made by another program."))
     if run.comparison is not None:
         name = f"added-{number}"
         run.comparison.add_method(name, label, "")
