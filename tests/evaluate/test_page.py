@@ -229,6 +229,8 @@ def test_damaged_runs_are_refused(tmp_path, capsys, name, content):
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):
+    Comparison(tmp_path / "begun", "", "")
+    refused(capsys, "report", tmp_path / "begun", "-o", tmp_path / "page", message="Nothing has been compared in")
     (tmp_path / "unfinished" / "videos").mkdir(parents=True)
     (tmp_path / "unfinished" / "videos" / "before_after.mp4").touch()
     for folder in (tmp_path, tmp_path / "unfinished"):

@@ -124,6 +124,8 @@ def _frames_below(folder: Path, clip: str, only: bool) -> Path:
 
 
 def _of_comparison(comparison: Comparison) -> Run:
+    if not comparison.clips and not comparison.curves:
+        raise UserError(f"Nothing has been compared in {comparison.folder} yet; let what compares there finish.")
     methods = [(method.label, method.about) for method in comparison.methods]
     run = Run(comparison.title, [f"Made by: {comparison.command}", f"Made on: {comparison.date}"],
               [*methods, ("truth", "What it should look like.")], truth=len(methods), comparison=comparison)
