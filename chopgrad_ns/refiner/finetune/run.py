@@ -213,6 +213,8 @@ class Run:
                 shown = [frame.start for _, frame in self.model.last_frames(prediction.latents.shape[2])]
                 target = target[:, shown]
             pixels.record(target.shape[1], self.backprop)
+            if self.settings.relative:
+                pixels.factors = kind.new_tensor([example.importance for example in examples])
             try:
                 found = pixel_loss(prediction.latents, target.transpose(1, 2), decoder, pixels, self.backprop, prediction.side)
             except ValueError as error:  # pixel_loss names the frames of a loss that is not finite
