@@ -72,6 +72,7 @@ def test_a_comparison(comparison, tmp_path):
     found = report(tmp_path / "page", comparison.folder)
     run, = found["runs"]
     assert run["title"] == f"Noise {TAG}" and [method["label"] for method in run["methods"]] == ["input", TAG, "truth"]
+    assert run["measuredOn"] == "Means over 2 clips, those inside over the 1 with masks"
     assert run["truth"] == 2 and run["about"][0] == "Made by: python compare.py --work work"
     first, second = run["clips"]
     assert first["names"] == ["view 0", "view 1", "view 2"] and (first["width"], first["height"], first["fps"]) == (48, 40, 6)

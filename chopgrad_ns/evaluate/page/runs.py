@@ -149,7 +149,10 @@ def _measure(run: Run) -> None:
     comparison = run.comparison
     run.columns = comparison.columns()
     run.rows = comparison.rows(run.columns)
+    masked = sum(clip.mask for clip in comparison.clips.values())
     run.measured_on = f"Means over {_count(len(run.clips), 'clip')}"
+    if 0 < masked < len(run.clips):
+        run.measured_on += f", those inside over the {masked} with masks"
     for clip in run.clips:
         clip.rows = comparison.rows(run.columns, [clip.name])
     metrics = [name for name in comparison.metrics if name in ("psnr", "lpips", "st_lpips")]
