@@ -44,14 +44,14 @@ set_up() {  # set_up [EXTRA]: install the package, editable, with the extra's de
 }
 
 set_up_browser() {  # Chromium, for the tests of the report page, where it can be installed without a password
-    local as_root=()
+    local as_root=
     if command -v chromedriver && { command -v chromium || command -v google-chrome || command -v chromium-browser; }; then
         return
     fi >/dev/null
-    [ "$(id -u)" = 0 ] || as_root=(sudo -n)
+    [ "$(id -u)" = 0 ] || as_root="sudo -n"
     echo "Installing Chromium for the tests of the report page…"
-    if ! timeout 300 "${as_root[@]}" apt-get -o Acquire::Retries=0 -o Acquire::http::Timeout=20 update ||
-            ! timeout 300 "${as_root[@]}" apt-get install -y --no-install-recommends chromium chromium-driver; then
+    if ! timeout 300 $as_root apt-get -o Acquire::Retries=0 -o Acquire::http::Timeout=20 update ||
+            ! timeout 300 $as_root apt-get install -y --no-install-recommends chromium chromium-driver; then
         echo "Chromium cannot be installed here, so the tests of the report page are skipped." >&3
     fi 3>&1 >/dev/null 2>&1
 }

@@ -161,6 +161,7 @@ class Comparison:
         if method not in [each.name for each in self.methods]:
             raise ValueError(f"there is no method {method!r} yet; add it first")
         shown, truth = self.clips[clip], self.truth(clip)
+        frames = frames.to(truth)  # whatever device and precision a method works with
         check_frames(frames, truth)
         with whole_folder(self.frames(clip, method)) as folder:
             write_frames(folder, frames)
@@ -182,17 +183,18 @@ class Comparison:
 
     def truth(self, clip: str) -> Float[Tensor, "t 3 h w"]:
         """What the frames of a clip should be. Raises UserError where the files are not those that were written."""
-        shown = self.clips[clip]
-        frames = read_frames(self.frames(clip, TRUTH))[1]
-        if len(frames) != len(shown.names) or (frames.shape[-1], frames.shape[-2]) != shown.size:
-            raise UserError(f"{self.frames(clip, TRUTH)} does not hold the {len(shown.names)} frames that {FILE} tells of; "
-                            "make the comparison again.")
-        return frames
+        return self._written(clip, TRUTH)
 
     def mask(self, clip: str) -> Mask | None:
-        if not self.clips[clip].mask:
-            return None
-        return read_frames(self.frames(clip, MASK))[1][:, :1] > 0.5
+        """Where metrics of a clip are taken as well; None for everywhere alone. Errors as `truth`."""
+        return self._written(clip, MASK)[:, :1] > 0.5 if self.clips[clip].mask else None
+
+    def _written(self, clip: str, name: str) -> Float[Tensor, "t 3 h w"]:
+        shown, frames = self.clips[clip], read_frames(self.frames(clip, name))[1]
+        if len(frames) != len(shown.names) or (frames.shape[-1], frames.shape[-2]) != shown.size:
+            raise UserError(f"{self.frames(clip, name)} does not hold the {len(shown.names)} frames that {FILE} tells of; "
+                            "make the comparison again.")
+        return frames
 
     def results(self, method: str) -> Results:
         """What was measured of a method on all clips that it was given."""
@@ -252,7 +254,7 @@ class Comparison:
             _check_known(self)
         except OSError as error:
             raise UserError(f"{path} cannot be read; give a folder in which methods were compared.") from error
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(f"{path} is not what a comparison wrote ({reason}); make it again.") from error
         return self
@@ -270,15 +272,15 @@ def measured(frames: Float[Tensor, "t 3 h w"], truth: Float[Tensor, "t 3 h w"], 
 
 def shortened(command: str) -> str:
     """A command of whose absolute paths only the last part is left: they tell of a machine, and of who works there."""
-    return re.sub(r"""(?<![^\s='"])/(?:[^\s/'"]+/)*([^\s/'"]+)/?""", r"\1", command)
+    within = r"[\w.~}*/-]"  # before a slash these make it one of a relative path, and a colon before two one of an address
+    return re.sub(rf"""(?<!{within})(?!(?<=:)//)/+(?:[^\s/'"]+/+)*([^\s/'"]+)/*""", r"\1", command)
 
 
 def _row_values(columns: Sequence[Column], clips: Sequence[ComparedClip], method: str) -> list[Optional[float]]:
-    summary = Results({clip.name: clip.values[method] for clip in clips}).summary()
+    results = Results({clip.name: clip.values[method] for clip in clips})
     timed = [clip for clip in clips if method in clip.seconds]
     seconds = sum(clip.seconds[method] for clip in timed) / sum(len(clip.names) for clip in timed) if timed else None
-    return [seconds if column.metric == SECONDS else summary.get(column.region, {}).get(column.metric, {}).get("mean")
-            for column in columns]
+    return [seconds if column.metric == SECONDS else results.mean(column.region, column.metric) for column in columns]
 
 
 def _clip_of(content: dict) -> ComparedClip:

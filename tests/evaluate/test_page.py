@@ -72,6 +72,7 @@ def test_a_comparison(comparison, tmp_path):
     found = report(tmp_path / "page", comparison.folder)
     run, = found["runs"]
     assert run["title"] == f"Noise {TAG}" and [method["label"] for method in run["methods"]] == ["input", TAG, "truth"]
+    assert run["measuredOn"] == "Means over 2 clips, those inside over the 1 with masks"
     assert run["truth"] == 2 and run["about"][0] == "Made by: python compare.py --work work"
     first, second = run["clips"]
     assert first["names"] == ["view 0", "view 1", "view 2"] and (first["width"], first["height"], first["fps"]) == (48, 40, 6)
@@ -148,6 +149,7 @@ def test_frames_that_do_not_fit_are_refused(comparison, added, tmp_path, capsys)
     again("There are no PNG or JPEG frames of clip a in")
     again("does not understand", add="theirs")
     again("does not understand", add="x=/nowhere")
+    again("has a method called 'input'; add the frames by another name", add=f"input={added}")
     again("--add needs one RUN with clips, and 2 of those given have any", comparison.folder)
     assert not page.exists() and not list(tmp_path.glob("*.part"))
 
@@ -184,7 +186,7 @@ def test_profiles(tmp_path):
     assert error["plots"][2]["log"] and error["clips"] == []
 
 
-def test_smaller_pictures_are_told_of(comparison, tmp_path):
+def test_smaller_pictures(comparison, tmp_path):
     whole = report(tmp_path / "page", comparison.folder)
     lossy = report(tmp_path / "small", comparison.folder, "--quality", "20")
     size = lambda folder: sum(path.stat().st_size for path in folder.rglob("*.webp"))  # noqa: E731
@@ -218,6 +220,8 @@ def test_output_is_whole_and_nothing_else_is_replaced(copied, tmp_path, capsys):
     ("profile.json", '{"command": "", "decoder": "", "machine": "", "cost": [{}]}'),
     ("profile.json", '{"command": "", "decoder": "", "machine": "", "cost": [], "error": [], '
                      '"influence": [{"distance": 1, "influence": Infinity}]}'),
+    ("profile.json", '{"command": "", "decoder": "", "machine": "", "cost": [], "error": [], '
+                     '"influence": [{"distance": 1, "influence": 1}], "decay": {"alpha": 1, "C": -1}}'),
 ])
 def test_damaged_runs_are_refused(tmp_path, capsys, name, content):
     (tmp_path / "run" / "videos").mkdir(parents=True)
@@ -226,7 +230,15 @@ def test_damaged_runs_are_refused(tmp_path, capsys, name, content):
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):
-    refused(capsys, "report", tmp_path, "-o", tmp_path / "page", message="has nothing for a report; give folders of")
+    Comparison(tmp_path / "begun", "", "")
+    refused(capsys, "report", tmp_path / "begun", "-o", tmp_path / "page", message="Nothing has been compared in")
+    (tmp_path / "unfinished" / "videos").mkdir(parents=True)
+    (tmp_path / "unfinished" / "videos" / "before_after.mp4").touch()
+    for folder in (tmp_path, tmp_path / "unfinished"):
+        refused(capsys, "report", folder, "-o", tmp_path / "page", message="has nothing for a report; give folders of")
+    (tmp_path / "unfinished" / "metrics.json").write_text(
+        '{"held_out": {"splat": {}, "refined": {}, "distilled": {}}, "views": {"held_out": 1}}')
+    refused(capsys, "report", tmp_path / "unfinished", "-o", tmp_path / "page", message="There is no splat.mp4 in")
     refused(capsys, "report", "-o", tmp_path / "page", message="There is nothing to report")
     refused(capsys, "report", tmp_path, "-o", tmp_path / "page", "--quality", 0, message="--quality is 0; give 1 to 100")
     assert open_run(PROFILES / "cpu-wan2.2").plots

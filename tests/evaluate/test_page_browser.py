@@ -21,16 +21,18 @@ STAGE = (96 * SCALE, 64 * SCALE)
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
-    """Clip a has 5 frames of 96×64 px, clip b 120 small ones. Three methods; one is called by a tag."""
+    """Clip a has 5 frames of 96×64 px, clip b 120 small ones with long names. Three methods; one is called by a tag."""
     made = Comparison(tmp_path_factory.mktemp("of") / "comparison", f"Noise {EVIL}", "compare")
     made.metrics = ["psnr", "ssim"]
     for name, label in {"raw": "input", "half": EVIL, "most": "most of it"}.items():
         made.add_method(name, label, "</script><script>document.title='broken in'</script>")
     for name, frames, size in (("a", 5, (64, 96)), ("b", 120, (24, 32))):
         noisy, truth = noisy_clip(frames, size, noise=0.2, seed=frames)
-        made.add_clip(name, truth, fps=30, distance=range(frames))
+        names = [f"{'view' * 40}{number}" for number in range(frames)] if name == "b" else None
+        made.add_clip(name, truth, fps=30, distance=range(frames), names=names)
         for method, share in {"raw": 1.0, "half": 0.5, "most": 0.1}.items():
             made.add_frames(name, method, truth.clamp(0, 1) + share * (noisy - truth.clamp(0, 1)), seconds=share)
+    made.add_curve("training", "steps", "PSNR", {"a": [(100_000, 21.05), (150_000, 21.1), (200_000, 21.2)]})
     made.finish()
     return made
 
@@ -255,6 +257,8 @@ def test_zoom_follows_both_sides(shown, comparison):
     for count in (1, 2):
         shown.mouse("mousePressed", *place(shown, 0.8, 0.6), clickCount=count)
         shown.mouse("mouseReleased", *place(shown, 0.8, 0.6), clickCount=count)
+        if count == 1:
+            shown.wait("viewer.frame === 1")  # it plays, until it turns out that two clicks were meant
     assert shown.run("viewer.stage.zoom") == 1 and not shown.run("viewer.playing") and shows(shown, *sides)
     shown.press("+")
     shown.click("#zoom-in")
@@ -293,6 +297,9 @@ def test_a_phone(browser, page):
     small = browser.run("[...document.querySelectorAll('button, select')].filter((each) => !each.closest('#dots') && "
                         "each.getClientRects().length && each.getBoundingClientRect().height < 44).map((each) => each.id)")
     assert small == []
+    browser.press("ArrowRight")
+    ready(browser)
+    assert browser.run("[viewer.index, document.documentElement.scrollWidth, innerWidth]") == [1, 375, 375], "long names"
     stage = browser.box("#stage")
     assert stage["left"] >= 0 and stage["left"] + stage["width"] <= 375
     browser.open(page, 375, 812, density=2, touch=True, dark=True)
@@ -312,11 +319,18 @@ def test_tables_and_plots(shown, comparison):
         assert ["(best)" in cell for cell in found[3]] == [False, True, True, False]
     assert shown.run("document.querySelectorAll('#tables td.best').length") == 4
     titles = shown.run("[...document.querySelectorAll('#plots figcaption')].map((each) => each.textContent)")
-    assert titles == ["PSNR over view distance", "Error of truncated gradients", "Direction of truncated gradients",
+    assert titles == ["PSNR over view distance", "training", "Error of truncated gradients", "Direction of truncated gradients",
                       "Influence of latents on later groups"]
     lines = shown.run("[...document.querySelector('#plots svg').querySelectorAll('polyline')].map((line) => "
                       "line.getAttribute('points').split(' ').length)")
     assert lines == [8, 8, 8], "means of eight groups of views, for each method"
+    training = "#plots div:nth-of-type(1) figure:nth-of-type(2)"
+    beside = lambda anchor: shown.run("[...document.querySelectorAll(arguments[0])].map((text) => "  # noqa: E731
+                                      "text.textContent)", f"{training} text[text-anchor={anchor}]")
+    assert beside("middle")[:-2] == ["1e+5", "1.2e+5", "1.4e+5", "1.6e+5", "1.8e+5", "2e+5"]
+    assert beside("end") == ["21.05", "21.1", "21.15", "21.2"]
+    assert shown.run("document.querySelector(arguments[0]).textContent", f"{training} circle") == "a: 1e+5, 21.05"
+    assert len(shown.run("ticks([1e16, 1e16 + 2], 5)")) < 10, "numbers too near one another end, too"
 
 
 def test_memory_does_not_grow_with_a_clip(shown):
@@ -332,11 +346,32 @@ def test_memory_does_not_grow_with_a_clip(shown):
     assert shown.wait("viewer.ready(118) && viewer.ready(0) && !viewer.ready(80)"), "those around the current one"
 
 
+def test_what_is_shown_stays_until_the_next_has_come(shown):
+    shown.press("ArrowRight")
+    ready(shown)
+    width, come = shown.run("(() => { viewer.showFrame(60); viewer.stage.setSplit(0.2); "
+                            "return [viewer.stage.pictures.left.naturalWidth, viewer.ready(60)]; })()")
+    assert (width, come) == (32, False)
+    ready(shown)
+
+
+def test_loss_is_told(browser, comparison, page, tmp_path):
+    main(["report", str(comparison.folder), "-o", str(tmp_path / "small"), "--quality", "30"])
+    for path, told in ((tmp_path / "small" / "index.html", "compressed with loss (WebP, quality 30)"), (page, "")):
+        browser.open(path)
+        ready(browser)
+        note = browser.run("document.querySelector('#clip-note').textContent")
+        assert told in note and bool(note) == bool(told)
+
+
 def test_a_missing_picture_is_told(browser, page):
     broken = shutil.copytree(page.parent, page.parent.with_name("broken"))
     (broken / "frames/0/0/2/00000.webp").write_bytes(b"no picture")
     browser.open(broken / "index.html")
     told = browser.wait("document.querySelector('#status').textContent")
     assert told == "frames/0/0/2/00000.webp cannot be shown; make the report again."
-    browser.press(",", " ")
+    browser.press(",")
+    ready(browser)
+    browser.press(" ")
+    browser.wait("viewer.frame === 0 && viewer.stage.pictures === null")  # not frame 4 under the name of frame 0
     browser.wait("viewer.frame === 1")  # play goes on over it

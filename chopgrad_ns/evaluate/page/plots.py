@@ -39,6 +39,8 @@ class Plot:
         points = [point for series in self.series for point in series.points]
         if not all(math.isfinite(value) for point in points for value in point):
             raise ValueError(f"a value of {self.title!r} is not finite")
+        if self.log and not all(y > 0 for _, y in points):
+            raise ValueError(f"{self.title!r} is logarithmic and has a value that is not positive")
 
 
 def of_curve(curve: Curve) -> Plot:

@@ -77,7 +77,7 @@ def open_run(folder: Path) -> Run:
     if (folder / "videos").is_dir() and (folder / "metrics.json").is_file():
         return _of_training(folder)
     videos = [folder / "before_after.mp4", *sorted(folder.glob("*/before_after.mp4"))]
-    refined = [path.parent for path in videos if path.is_file()]
+    refined = [path.parent for path in videos if path.is_file() and (path.parent / "frames").is_dir()]
     if refined:
         return _of_refined(folder, refined)
     raise UserError(f"{folder} has nothing for a report; give folders of comparisons, of finished runs of ns-train "
@@ -90,8 +90,10 @@ def add_method(run: Run, label: str, folder: Path) -> None:
     `folder` holds the frames, for each clip in a folder of its name (or in `frames/` therein); of one clip also directly.
 
     Raises:
-        UserError: for a folder in which a clip is missing, or frames of another number or size.
+        UserError: for a name that a method has, a folder in which a clip is missing, or frames of another number or size.
     """
+    if label in [known for known, _ in run.methods]:
+        raise UserError(f"{run.title} has a method called {label!r}; add the frames by another name.")
     number, found = len(run.methods), {}
     for clip in run.clips:
         source = _frames_below(folder, clip.name, len(run.clips) == 1)
@@ -100,7 +102,7 @@ def add_method(run: Run, label: str, folder: Path) -> None:
             raise UserError(f"{source} has {video.frames} frames of {video.width}×{video.height} px and clip {clip.name} of "
                             f"{run.title} has {len(clip.names)} of {clip.size[0]}×{clip.size[1]}; make them agree.")
         found[clip.name] = source, video
-    run.methods.append((label, f"Frames of {folder.name}, made by another program."))
+    run.methods.append((label, f"Frames of {folder.resolve().name}, made by another program."))
     if run.comparison is not None:
         name = f"added-{number}"
         run.comparison.add_method(name, label, "")
@@ -122,6 +124,8 @@ def _frames_below(folder: Path, clip: str, only: bool) -> Path:
 
 
 def _of_comparison(comparison: Comparison) -> Run:
+    if not comparison.clips and not comparison.curves:
+        raise UserError(f"Nothing has been compared in {comparison.folder} yet; let what compares there finish.")
     methods = [(method.label, method.about) for method in comparison.methods]
     run = Run(comparison.title, [f"Made by: {comparison.command}", f"Made on: {comparison.date}"],
               [*methods, ("truth", "What it should look like.")], truth=len(methods), comparison=comparison)
@@ -145,7 +149,10 @@ def _measure(run: Run) -> None:
     comparison = run.comparison
     run.columns = comparison.columns()
     run.rows = comparison.rows(run.columns)
+    masked = sum(clip.mask for clip in comparison.clips.values())
     run.measured_on = f"Means over {_count(len(run.clips), 'clip')}"
+    if 0 < masked < len(run.clips):
+        run.measured_on += f", those inside over the {masked} with masks"
     for clip in run.clips:
         clip.rows = comparison.rows(run.columns, [clip.name])
     metrics = [name for name in comparison.metrics if name in ("psnr", "lpips", "st_lpips")]
@@ -174,6 +181,8 @@ def _of_training(folder: Path) -> Run:
         name = first.stem.removeprefix("splat")
         videos = [open_video(folder / "videos" / f"{stage}{name}.mp4") for stage in STAGES]
         run.clips.append(_clip_of_videos(name.lstrip("-") or "through the training views", videos))
+    if not run.clips:
+        raise UserError(f"There is no splat.mp4 in {folder / 'videos'}; let the run write its videos again.")
     return run
 
 

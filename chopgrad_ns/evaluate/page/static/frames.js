@@ -20,7 +20,7 @@ class FrameCache {
     for (const [address, entry] of this.images) {
       if (!wanted.has(address)) {
         this.images.delete(address);
-        entry.image.src = ""; // ends a load that is no longer wanted
+        if (!entry.ready) entry.image.src = ""; // ends the load; one that has come may be what is shown still
       }
     }
     for (const address of wanted) if (!this.images.has(address)) this.load(address);

@@ -2,6 +2,7 @@
 
 const COLOURS = ["#3b82f6", "#e07b00", "#16a05d", "#d6336c", "#9468e0", "#8a7500", "#0e9bb0", "#c2513c", "#7a7f87", "#b44ac0"];
 const DASHES = ["", "7 4", "2 3"];
+const TICK_DIGITS = 12; // ticks are round: so many tell neighbours apart, and leave out what is only inexact
 const PLOT = { width: 480, height: 300, left: 62, right: 12, top: 12, bottom: 44 };
 
 function makeSvg(name, attributes, ...children) {
@@ -16,9 +17,9 @@ function ticks([low, high], count) {
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((each) => each * power >= rough);
-  const values = [];
-  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + 1e-9 * step; n++) values.push(n * step);
-  return values;
+  const first = Math.ceil(low / step - 1e-9);
+  const values = Array.from({ length: count + 2 }, (_, n) => (first + n) * step);
+  return values.filter((value) => value <= high + 1e-9 * step);
 }
 
 function powersOfTen([low, high]) { // of logarithms
@@ -28,10 +29,11 @@ function powersOfTen([low, high]) { // of logarithms
   return values.length > 1 ? values : ticks([low, high], 4);
 }
 
-function number(value) {
-  if (value === 0) return "0";
-  const size = Math.abs(value);
-  return size >= 1e5 || size < 1e-3 ? value.toExponential(0) : String(Number(value.toPrecision(3)));
+/* With so many digits at most. */
+function number(value, digits) {
+  const rounded = Number(value.toPrecision(digits));
+  const size = Math.abs(rounded);
+  return size >= 1e5 || (size < 1e-3 && size > 0) ? rounded.toExponential() : String(rounded);
 }
 
 function range(values, zero) {
@@ -55,12 +57,13 @@ function drawPlot(plot) {
   const bottom = PLOT.top + inner.height;
   for (const x of ticks(xs, 6)) {
     svg.append(makeSvg("line", { class: "grid", x1: px(x), x2: px(x), y1: PLOT.top, y2: bottom }),
-      makeSvg("text", { x: px(x), y: bottom + 16, "text-anchor": "middle" }, number(x)));
+      makeSvg("text", { x: px(x), y: bottom + 16, "text-anchor": "middle" }, number(x, TICK_DIGITS)));
   }
   for (const level of plot.log ? powersOfTen(ys) : ticks(ys, 5)) {
     const y = plot.log ? 10 ** level : level;
+    const told = number(y, plot.log ? 2 : TICK_DIGITS);
     svg.append(makeSvg("line", { class: "grid", x1: PLOT.left, x2: PLOT.left + inner.width, y1: py(y), y2: py(y) }),
-      makeSvg("text", { x: PLOT.left - 6, y: py(y) + 4, "text-anchor": "end" }, number(y)));
+      makeSvg("text", { x: PLOT.left - 6, y: py(y) + 4, "text-anchor": "end" }, told));
   }
   svg.append(makeSvg("path", { class: "axis", fill: "none", d: `M${PLOT.left} ${PLOT.top}V${bottom}h${inner.width}` }));
   const middle = PLOT.top + inner.height / 2;
@@ -85,7 +88,7 @@ function drawSeries(series, index, px, py) {
   }
   for (const [x, y] of series.points) {
     group.append(makeSvg("circle", { cx: px(x), cy: py(y), r: 3, fill: colour },
-      makeSvg("title", {}, `${series.label}: ${number(x)}, ${number(y)}`)));
+      makeSvg("title", {}, `${series.label}: ${number(x, 4)}, ${number(y, 4)}`)));
   }
   return group;
 }

@@ -6,7 +6,7 @@ const ERROR_DOUBLINGS = 3; // of brightness in the error map: 2³ = 8
 
 /* The picture with its split: draws two sides under one zoom, and turns pointers and the wheel into split, zoom and clicks. */
 class Stage {
-  /* `on.click()` for clicks on the picture, `on.view(zoom)` when that may have changed. */
+  /* `on.click()` for clicks on the picture, `on.twice()` after both of a double one, `on.view(zoom)` when it may be new. */
   constructor(element, canvas, handle, on) {
     Object.assign(this, { element, canvas, handle, on });
     this.context = canvas.getContext("2d");
@@ -129,7 +129,7 @@ class Stage {
     element.addEventListener("pointermove", (event) => this.move(event));
     element.addEventListener("pointerup", (event) => this.up(event, true));
     element.addEventListener("pointercancel", (event) => this.up(event, false));
-    element.addEventListener("dblclick", () => this.reset());
+    element.addEventListener("dblclick", () => { this.reset(); this.on.twice(); });
     element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     // The browser would scroll with two fingers that are meant to zoom.
     const touchmove = (event) => { if (event.touches.length > 1) event.preventDefault(); };

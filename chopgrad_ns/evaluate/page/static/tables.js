@@ -37,7 +37,7 @@ function metricsTable(title, columns, rows) {
 
 function showTables(section, run, clip) {
   const parts = [make("h2", {}, "Metrics")];
-  if (clip && clip.rows.length) parts.push(...metricsTable(`This clip: ${clip.name}`, run.columns, clip.rows));
+  if (clip.rows.length) parts.push(...metricsTable(`This clip: ${clip.name}`, run.columns, clip.rows));
   if (run.rows.length) parts.push(...metricsTable(run.measuredOn, run.columns, run.rows));
   section.replaceChildren(...parts);
   section.hidden = parts.length === 1;

@@ -12,9 +12,11 @@ class Viewer {
     this.lossy = report.quality;
     this.cache = new FrameCache(MEMORY, () => this.draw());
     this.playing = false;
+    this.began = { frame: 0, at: -Infinity }; // of playing
     this.showsError = false;
     this.stage = new Stage(element("stage"), element("canvas"), element("split"), {
       click: () => this.play(!this.playing),
+      twice: () => this.undoClicks(),
       view: (zoom) => { element("zoom").value = `${Math.round(zoom * 100)} %`; },
     });
     this.makeDots();
@@ -148,11 +150,12 @@ class Viewer {
     if (this.index === undefined) return;
     const { run, clip, frame } = this;
     const picture = (method) => this.cache.get(this.address(method, frame));
+    const lost = this.needed().find((method) => this.cache.failed(this.address(method, frame)));
+    if (lost !== undefined) this.stage.show(null); // rather than another frame or method under this one's name
     if (this.ready(frame)) {
       const truth = this.showsError ? picture(run.truth) : null;
       this.stage.show({ left: picture(this.left), right: picture(this.right), truth });
     }
-    const lost = this.needed().find((method) => this.cache.failed(this.address(method, frame)));
     element("status").textContent = lost === undefined ? ""
       : `${this.address(lost, frame)} cannot be shown; make the report again.`;
     element("scrub").value = frame;
@@ -189,9 +192,15 @@ class Viewer {
     element("play").textContent = playing ? "❚❚" : "▶";
     element("play").setAttribute("aria-label", playing ? "Pause (space)" : "Play (space)");
     if (playing) {
-      this.due = performance.now() + 1000 / this.clip.fps;
+      this.began = { frame: this.frame, at: performance.now() };
+      this.due = this.began.at + 1000 / this.clip.fps;
       requestAnimationFrame((now) => this.tick(now));
     }
+  }
+
+  /* Two clicks have played and paused: back to the frame that was looked at. */
+  undoClicks() {
+    if (!this.playing && performance.now() - this.began.at < 1000) this.showFrame(this.began.frame);
   }
 
   /* The next frame when its time has come and all of it is there. */
@@ -223,5 +232,4 @@ const shown = window.REPORT.runs.filter((run) => run.clips.length);
 element("viewer").hidden = !shown.length;
 showPlots(element("plots"), window.REPORT.runs);
 showAbout(element("about"), window.REPORT.runs);
-for (const run of window.REPORT.runs) if (!run.clips.length && run.rows.length) showTables(element("tables"), run, null);
 if (shown.length) window.viewer = new Viewer(window.REPORT);
