@@ -15,9 +15,9 @@ def inputs(references: int) -> dict[str, torch.Tensor]:
             "residuals": masks * (draw(references, 3) - frames[:, None]), "masks": masks}
 
 
-def head(seed: int = 0) -> BlendHead:
-    torch.manual_seed(seed)
-    made = BlendHead(8, 4, "correct").double()
+def head(output: str = "correct") -> BlendHead:
+    torch.manual_seed(0)
+    made = BlendHead(8, 4, output).double()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return made
@@ -27,7 +27,10 @@ def oracle(layers: BlendHead, decoded, before, features, frames, gate, alpha, re
     """The formula of the head's docstring, pixel by pixel."""
     silu, (count, references, _, height, width) = torch.nn.functional.silu, residuals.shape
     x = silu(layers.mix(torch.cat([decoded, features], dim=1)))
-    delta, own = layers.delta(x) + decoded[:, :3], torch.tanh(layers.own(x))
+    delta, own = layers.delta(x), torch.tanh(layers.own(x))
+    base = {"correct": frames, "decode": decoded[:, :3] / 2 + 0.5}.get(layers.output)
+    base = frames + (decoded - before)[:, :3] / 2 if base is None else base
+    delta = delta + decoded[:, :3] if layers.output == "correct" else delta
     weights = [torch.tanh(layers.weight(silu(layers.photo(torch.cat([x, residuals[:, k], masks[:, k]], dim=1)))))
                for k in range(references)]
     out = torch.zeros_like(frames)
@@ -44,23 +47,25 @@ def oracle(layers: BlendHead, decoded, before, features, frames, gate, alpha, re
                     weight, there = own[n, tap, row, column], (row + dy, column + dx)
                     inside = 0 <= there[0] < height and 0 <= there[1] < width
                     filtered = filtered + weight * (at(frames, n, *there) - here * inside)
-                    total = total + float(weight.abs()) * inside
-                change, total = filtered / max(float(total), 1), 0
+                    total = total + abs(weight.item()) * inside
+                change, total = filtered / max(total, 1), 0
                 filtered = 0
                 for k in range(references):
                     for tap, (dy, dx) in enumerate(TAPS):
                         weight, mask = weights[k][n, tap, row, column], at(masks[:, k], n, row + dy, column + dx)
                         warped = at(residuals[:, k] + masks[:, k] * frames, n, row + dy, column + dx)
-                        filtered, total = filtered + weight * (warped - mask * here), total + float(weight.abs() * mask)
+                        filtered, total = filtered + weight * (warped - mask * here), total + abs(weight.item()) * mask.item()
                 learned = 0.5 * torch.tanh(delta[n, :, row, column]) + change
-                learned = learned + (filtered / max(float(total), 1) if references else 0)
-                out[n, :, row, column] = here + gate[n, 0, row, column] * alpha[n, 0, row, column] * learned
+                learned = learned + (filtered / max(total, 1) if references else 0)
+                change = base[n, :, row, column] - here + alpha[n, 0, row, column] * learned
+                out[n, :, row, column] = here + gate[n, 0, row, column] * change
     return out
 
 
-@pytest.mark.parametrize("references", [0, 1, 3])
-def test_head_is_what_its_formula_says(references):
-    layers, given = head(), inputs(references)
+@pytest.mark.parametrize("references, output", [(0, "correct"), (1, "correct"), (3, "correct"), (1, "decode"), (1, "residual")])
+def test_head_is_what_its_formula_says(references, output):
+    layers, given = head(output), inputs(references)
+    given["before"] = given["decoded"].flip(0) if output == "residual" else None
     torch.testing.assert_close(layers(**given), oracle(layers, **given), atol=1e-12, rtol=0)
 
 
