@@ -51,8 +51,9 @@ def run(pairs: Path, judges: Path, work: Path = Path("outputs/steps"), steps: in
     if max(samples) > STEPS:
         raise UserError(f"--samples has {max(samples)}; give {STEPS} or less.")
     began = time.monotonic()
-    stored, held = of_task(PairSet(pairs), TASK, True), of_task(PairSet(judges), TASK, True)[:clips]
+    stored, held = of_task(PairSet(pairs), TASK, True), of_task(PairSet(judges), TASK, True)
     check_apart(stored, held)
+    held = held[:: -(-len(held) // clips)]  # spread over all scenes, which lie one after the other
     base = FinetuneSettings(steps=steps, buckets=f"9x{crop}x{crop}x{batch}", losses=PIXEL_LOSSES, head="frozen", seed=seed,
                             **FROZEN)
     with bar("autoencoder") as progress:
