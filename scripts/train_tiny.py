@@ -27,7 +27,7 @@ from chopgrad_ns.data.plain_videos import open_video
 from chopgrad_ns.data.references import blend_baseline
 from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.evaluate.metrics import evaluate_frames
+from chopgrad_ns.evaluate.metrics import evaluate_frames, psnr
 from chopgrad_ns.files import whole_folder
 from chopgrad_ns.losses import perceptual
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
@@ -40,6 +40,8 @@ FRAMES = 40
 FIRST_SEED, FIRST_VALIDATION_SEED = 2000, 9000
 """The job's own sample worlds start at seed 1000: the refiner is tried on worlds that it has not seen."""
 PICTURES_A_SOURCE, LONGEST_SIDE = 12, 640
+LEAST_PSNR = 20.0
+"""dB of what a splat shows; of worse ones nothing is learnt that helps those that are nearly right."""
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Options:
     losses: str = "robust_l1=0.5,mse=2,ssim=0.1,perceptual=0.15@300+300"
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 takes a quarter less time on processors that have it (avx512_bf16)"""
+    lr: float = 1e-3
     start: str | None = None
     """refiner to go on from; by default a random one"""
     workers: int = 1
@@ -113,6 +116,13 @@ def captures(paths: Sequence[Path], references: int) -> list[CaptureJob]:
             for path in paths for every in (4, 6)]
 
 
+def mendable(pair: StoredPair) -> bool:
+    """Whether what a splat shows of the photos that it was not fitted to is near enough to be mended."""
+    part = pair.read()
+    unseen = part.valid.flatten(1).amax(dim=1) > 0
+    return bool(unseen.any()) and float(psnr(part.degraded.frames[unseen], part.clean[unseen]).mean()) >= LEAST_PSNR
+
+
 def judge(refine, pairs: Sequence[StoredPair]) -> dict[str, dict[str, float]]:
     """Metrics over the frames that the splats were not fitted to (all, where a pair does not say), of each pair and the mean."""
     rows = {}
@@ -133,9 +143,11 @@ def main(options: Options) -> None:
     make_all(jobs(options.validation_worlds, FIRST_VALIDATION_SEED, options.references, photographs)
              + captures(options.judges, options.references), options.work / "judges", options.workers, ray=None)
     pairs, judges = (PairSet(options.work / name) for name in ("pairs", "judges"))
+    pairs = [pair for pair in pairs if mendable(pair)]
     print(f"{time.monotonic() - start:.0f} s: {len(pairs)} pairs, {len(judges)} to judge by", flush=True)
     settings = FinetuneSettings(steps=options.steps, max_seconds=60 * options.minutes, buckets=options.buckets,
-                                losses=options.losses, precision=options.precision, ema=0.999, checkpoint_every=100)
+                                losses=options.losses, precision=options.precision, lr=options.lr, relative=True, ema=0.995,
+                                checkpoint_every=100)
     refiner = Refiner(RefinerConfig()) if options.start is None else Refiner.from_pretrained(options.start)
 
     def progress(step: int, steps: int) -> None:

@@ -47,7 +47,7 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         worlds: sample worlds that are trained on
         qualities: splats fitted to each of them, of different sparsity
         fit_steps: training steps of the scenes' splats
-        crop: pixels, width and height of what is trained on; above 64 the pairs of half the resolution are too small for as many
+        crop: pixels, width and height of what is trained on; above 64 pairs of half the resolution are too small for as many
         batch: clips of 9 frames a step, or as many pixels
         references: photos warped into each frame
         workers: processes that fit splats to sample worlds side by side

@@ -51,7 +51,8 @@ class Sampler:
                 clean = self.model.encode(torch.stack([example.target[:, :3] for example in drawn]) / 2 + 0.5)
             return self.velocity_loss(clean, self.condition(batch))
 
-        recipe = {"settings": vars(settings), "start": fingerprint(self.model.state_dict()), "pairs": fingerprint_of_pairs(pairs)}
+        recipe = {"settings": vars(settings), "start": fingerprint(self.model.state_dict()),
+                  "pairs": fingerprint_of_pairs(pairs)}
         seconds = train(trained, loss_of, settings, 1e-3, folder, recipe, progress)
         return {"steps": settings.steps, "seconds": seconds}
 

@@ -57,7 +57,8 @@ def train(parameters: Mapping[str, nn.Parameter], loss_of: Callable[[int], Tenso
         seconds += time.monotonic() - began
         progress(step, settings.steps)
         if step % EVERY == 0 or step == settings.steps:
-            _save(progress_file, parameters, average, optimizer, {"step": str(step), "seconds": str(seconds), "recipe": made_with})
+            about = {"step": str(step), "seconds": str(seconds), "recipe": made_with}
+            _save(progress_file, parameters, average, optimizer, about)
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(average[name])

@@ -223,6 +223,29 @@ def test_losses_are_noted_one_by_one_and_without_context(strategy):
     torch.testing.assert_close(2 * named["l1"] + 0.5 * named["frame_difference"] + 0.1 * named["latent"], loss.detach())
 
 
+@pytest.mark.parametrize("strategy", [Exact(), Full(SpatialTiles(16, 16, 8))])
+def test_relative_losses_count_by_how_wrong_a_clip_is(strategy):
+    """A batch's loss is the mean of its clips', each over how wrong it was given; what is noted of them stays as it is."""
+    good, bad = pair(frames=5), pair(frames=5, seed=1)
+    good = replace(good, degraded=replace(good.degraded, frames=0.9 * good.clean + 0.1 * good.degraded.frames))
+    settings = replace(QUICK, buckets="5x32x32x2", losses="l1=1,mse=1", relative=True, flips=False, match_exposure=False,
+                       unaligned=0, reference_dropout=0, reference_disorder=0)
+
+    def loss(settings, *examples) -> tuple[float, float]:
+        with Run(stirred(), [good, bad], settings, strategy) as run:
+            return float(run.loss(list(examples)).detach()), float(run.noted["losses/l1"])
+
+    with Run(stirred(), [good, bad], settings, strategy) as run:
+        examples, _ = run.examples.draw(0)
+    weights = [example.importance for example in examples]
+    error = [float((one.clip.frames - (one.target[:, :3] / 2 + 0.5)).abs().mean()) for one in examples]
+    assert weights == pytest.approx([0.03 / (each + 0.005) for each in error], rel=1e-4) and max(weights) > 3 * min(weights)
+    alone = [loss(replace(settings, relative=False), example) for example in examples]
+    total, noted = loss(settings, *examples)
+    assert total == pytest.approx(sum(w * value for w, (value, _) in zip(weights, alone)) / 2, rel=1e-4)
+    assert noted == pytest.approx(sum(value for _, value in alone) / 2, rel=1e-4)
+
+
 def test_latents_count_as_their_pixels_do():
     """By the plain formula in float64; borders and frames that are padded, and places that are not known, count nothing."""
     one = pair(frames=6, height=20, width=16)  # of 9 frames and 24 rows when padded

@@ -71,7 +71,8 @@ def test_all_learn_for_as_many_steps_of_about_as_many_pixels(work):
     pixels = [found["pixels"] for found in told.values()]
     assert max(pixels) <= 1.5 * min(pixels)
     def usual(crop: int) -> list[int]:
-        return [methods.pixels_a_step(methods.settings_of(method, 300, crop, 2, 0), [(40, 64, 96) if method.low else (40, 128, 192)])
+        sizes = {False: [(40, 128, 192)], True: [(40, 64, 96)]}
+        return [methods.pixels_a_step(methods.settings_of(method, 300, crop, 2, 0), sizes[method.low])
                 for method in methods.METHODS]
 
     assert max(usual(64)) <= 1.04 * min(usual(64))

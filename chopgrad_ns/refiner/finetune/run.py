@@ -210,6 +210,8 @@ class Run:
                 return loss
             decoder = self.model.frame_by_frame if frame_by_frame else self.model.decoder
             pixels.record(frames, self.backprop)
+            if self.settings.relative:
+                pixels.factors = kind.new_tensor([example.importance for example in examples])
             try:
                 found = pixel_loss(prediction.latents, target.transpose(1, 2), decoder, pixels, self.backprop, prediction.side)
             except ValueError as error:  # pixel_loss names the frames of a loss that is not finite

@@ -85,6 +85,9 @@ class FinetuneSettings:
     """for artifact-removal: train on photos as the render is exposed, in each channel and frame"""
     min_alpha: float = 0.5
     """pixels less opaque than this are not trained on: nothing is there to mend"""
+    relative: bool = False
+    """losses of frames count relative to how wrong the degraded clip is: of clips of many qualities the worst would otherwise
+    decide alone, and what is good already come out worse"""
     checkpoint_every: int = 50
     """steps"""
     validate_every: int = 0
