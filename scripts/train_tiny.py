@@ -2,9 +2,9 @@
 
 Sample worlds of every kind are photographed, half of them dressed in crops of the pictures and videos given (whose licence
 must allow it), splats of many qualities are fitted to some of the photos, and the refiner learns to mend what these show of
-the others. Worlds with seeds of their own, and captures that are not trained on, judge it. Every step is kept under --work and
-done once; the same command given again goes on from there, with more --minutes or --worlds too. The weights that are shipped
-took the command in `assets/tiny/README.md`.
+the others. Worlds with seeds of their own, dressed in the same pictures, and captures that are not trained on, judge it. Every
+step is kept under --work and done once; the same command given again goes on from there. The weights that are shipped took
+the command in `assets/tiny/README.md`.
 """
 
 import json
@@ -26,6 +26,7 @@ from chopgrad_ns.data.pair_set import PairSet
 from chopgrad_ns.data.plain_videos import open_video
 from chopgrad_ns.data.references import blend_baseline
 from chopgrad_ns.data.stored import StoredPair
+from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.metrics import evaluate_frames, psnr
 from chopgrad_ns.files import whole_folder
 from chopgrad_ns.losses import perceptual
@@ -77,12 +78,13 @@ class Options:
 
 
 def extract(sources: Sequence[Path], folder: Path) -> None:
-    """Some pictures of each source, made smaller, and where they are from."""
+    """Some pictures of each source, made smaller, and where they are from. Raises UserError where there are others' already."""
+    about = "; ".join(f"{source.name}: {licence_of(source)}" for source in sources) + "\n"
     if folder.exists():
+        if (folder / "LICENSE.txt").read_text() != about:
+            raise UserError(f"{folder} holds pictures of other --photographs; give another --work.")
         return
     with whole_folder(folder.resolve()) as unfinished:
-        unfinished.mkdir(exist_ok=True)
-        told = []
         for number, source in enumerate(sources):
             video = open_video(source)
             every = max(video.frames // PICTURES_A_SOURCE, 1)
@@ -91,8 +93,7 @@ def extract(sources: Sequence[Path], folder: Path) -> None:
                     smaller = Image.fromarray(picture)
                     smaller.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
                     smaller.save(unfinished / f"{number:02d}-{index:05d}.png")
-            told.append(f"{source.name}: {licence_of(source)}")
-        (unfinished / "LICENSE.txt").write_text("; ".join(told) + "\n")
+        (unfinished / "LICENSE.txt").write_text(about)
 
 
 def jobs(worlds: int, first_seed: int, references: int, photographs: Path | None) -> list[WorldJob]:

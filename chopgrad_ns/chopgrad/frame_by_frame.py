@@ -13,9 +13,9 @@ from chopgrad_ns.chopgrad.interface import CausalDecoder, Side, State
 class FrameByFrame(CausalDecoder):
     """Another causal decoder's first group, again and again: latent frame k is decoded as if it were the first.
 
-    That is how a pixel loss is trained with where a whole clip does not fit (DOVE, arXiv 2505.16239): nothing is kept between
-    latents, so every strategy has the same gradient. But it is not what the decoder makes of the clip: a latent that stands
-    for four frames gives one, and nothing of what is between latents is ever shown to the loss.
+    That is how a pixel loss is trained with where a whole clip does not fit (DOVE, arXiv 2505.16239, which encodes each frame
+    alone too): nothing is kept between latents, so every strategy has the same gradient. But it is not what the decoder makes
+    of a clip: there a latent stands for several frames, and the loss never sees how one goes on from those before.
 
     Output frames are numbered as they come: those of latent k are k · n … k · n + n − 1, where a latent alone gives n
     (1 for all but Mochi). A group's side tensors are those of a first group.

@@ -20,7 +20,7 @@ from comparing.autoencoder import autoencoder, refiner_around
 from comparing.gradients import cosine_and_ratio, measured, peak_of
 from comparing.judged import add_clips, add_method, judges_of
 from comparing.methods import FROZEN, PIXEL_LOSSES, trained
-from comparing.options import check_least
+from comparing.options import check_least, check_qualities
 from comparing.results import begin, gradient_table, tell, training_table
 from comparing.worlds import FIRST_JUDGE, FIRST_SEED, world_pairs
 
@@ -52,7 +52,7 @@ VARIANTS = (
     Variant("truncated-1", "pixels, Truncated(1)", "The paper: the gradient reaches the group before too.", Truncated(1), {}),
     Variant("exact", "pixels, Exact", "The gradient reaches all groups before.", Exact(), {}),
     Variant("frame-by-frame", "pixels, frame-by-frame",
-            "Each latent is decoded alone, and the loss sees the one frame that this gives.", Exact(),
+            "In training each frame is encoded and decoded alone; the transformer sees them together.", Exact(),
             {"decoding": "frame-by-frame"}),
 )
 
@@ -78,8 +78,8 @@ def run(work: Path = Path("outputs/ablation"), steps: int = 300, autoencoder_ste
         small: sample worlds of a few pixels, to try the command
     """
     check_least(steps=(steps, 1), autoencoder_steps=(autoencoder_steps, 1), worlds=(worlds, 1), judges=(judges, 1),
-                qualities=(qualities, 1), frames=(frames, 5), crop=(crop, 16), batch=(batch, 1), batches=(batches, 1),
-                workers=(workers, 1))
+                frames=(frames, 5), crop=(crop, 16), batch=(batch, 1), batches=(batches, 1), workers=(workers, 1))
+    check_qualities(qualities)
     began = time.monotonic()
     pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, REFERENCES, workers, small)
     held = judges_of(world_pairs(work / "judges", judges, 1, FIRST_JUDGE, REFERENCES, workers, small), 49)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chopgrad_ns.data.video import frame_files, read_frames
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.evaluate.comparison import Method
 
 if TYPE_CHECKING:
     from comparing.scenes import Scene
@@ -24,16 +25,19 @@ class Added:
     many: bool
 
     @classmethod
-    def of(cls, texts: tuple[str, ...], scenes: list[str]) -> Added:
-        """From NAME=FOLDER. Raises UserError for another form, a name given twice, or scenes of the same name."""
+    def of(cls, texts: tuple[str, ...], scenes: list[str], taken: list[str]) -> Added:
+        """From NAME=FOLDER. Raises UserError for another form, a name that is no method's, given twice or `taken`, or scenes
+        of the same name.
+        """
         folders: dict[str, Path] = {}
         for text in texts:
             name, equals, folder = text.partition("=")
             if not equals or not name or not folder:
                 raise UserError(f"--add {text!r} is not of the form NAME=FOLDER; give a name and a folder of frames.")
-            if name in folders:
-                raise UserError(f"--add names {name} twice; give each method a name of its own.")
-            folders[name] = Path(folder)
+            if name in folders or name in taken:
+                what = "twice" if name in folders else "as a method of this command's own is called"
+                raise UserError(f"--add names {name} {what}; give each method a name of its own.")
+            folders[Method(name, name, "").name] = Path(folder)
         twice = next((name for name in scenes if scenes.count(name) > 1), None)
         if twice is not None:
             raise UserError(f"Two scenes of --data are called {twice}, and clips have the names of their folders; rename one.")

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from chopgrad_ns.cli.progress import bar
 from chopgrad_ns.data.references import blend_baseline
+from chopgrad_ns.evaluate.comparison import MASK, TRUTH
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.splat.fit import FitSettings
 from comparing.added import Added
 from comparing.autoencoder import autoencoder, refiner_around
 from comparing.halved import halved_pairs
-from comparing.methods import METHODS, Method, pixels_a_step, settings_of, trained
-from comparing.options import check_least
+from comparing.methods import METHODS, Method, settings_of, trained
+from comparing.options import check_least, check_qualities
 from comparing.results import begin, tell, training_table
 from comparing.scenes import Scene, held_out_scene
 from comparing.worlds import FIRST_SEED, world_pairs
@@ -46,7 +47,7 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         worlds: sample worlds that are trained on
         qualities: splats fitted to each of them, of different sparsity
         fit_steps: training steps of the scenes' splats
-        crop: pixels, width and height of what is trained on
+        crop: pixels, width and height of what is trained on; above 64 pairs of half the resolution are too small for as many
         batch: clips of 9 frames a step, or as many pixels
         references: photos warped into each frame
         workers: processes that fit splats to sample worlds side by side
@@ -54,19 +55,20 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         small: sample worlds of a few pixels, to try the command
     """
     check_least(every=(every, 2), longest_side=(longest_side, 32), steps=(steps, 2), worlds=(worlds, 1),
-                qualities=(qualities, 1), fit_steps=(fit_steps, 1), crop=(crop, 16), batch=(batch, 1),
-                references=(references, 0), workers=(workers, 1))
-    added, began = Added.of(add, [path.resolve().name for path in data]), time.monotonic()
+                fit_steps=(fit_steps, 1), crop=(crop, 16), batch=(batch, 1), references=(references, 0), workers=(workers, 1))
+    check_qualities(qualities)
+    own = ["raw", "blend", *(method.name for method in METHODS), "tiny", TRUTH, MASK]
+    added, began = Added.of(add, [path.resolve().name for path in data], own), time.monotonic()
     scenes = []
     for path in data:
         with bar(f"splat of {path.name}") as progress:
             scenes.append(held_out_scene(path, work / "scenes" / path.resolve().name, every, longest_side,
                                          FitSettings(steps=fit_steps), references, progress))
     added.check(scenes)
-    pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, references, workers, small)
     comparison = begin(work, "Artifact removal")
     for scene in scenes:
         comparison.add_clip(scene.name, scene.truth, distance=scene.distance, names=scene.names)
+    pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, references, workers, small)
 
     def compare(name: str, label: str, about: str, refine: Callable[[Scene], Tensor], timed: bool = True) -> None:
         comparison.add_method(name, label, about)
@@ -105,5 +107,4 @@ def _trained(method: Method, work: Path, pairs, steps: int, crop: int, batch: in
         vae, about = autoencoder(work / "autoencoder", pairs, TASK, first, progress)
         refiner, found = trained(lambda: refiner_around(vae, TASK, "residual"), TASK, work / method.name, pairs, settings,
                                  progress)
-    return refiner, found | {"steps": first.steps + found["steps"], "seconds": about["seconds"] + found["seconds"],
-                             "pixels": pixels_a_step(settings)}
+    return refiner, found | {"steps": first.steps + found["steps"], "seconds": about["seconds"] + found["seconds"]}

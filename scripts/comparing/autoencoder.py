@@ -5,6 +5,7 @@ cannot train that, nor can one that never decodes a clip as a clip. So what is c
 that was trained for itself, and keeps it as it is, as published models are used.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chopgrad_ns.chopgrad import as_causal_decoder
-from chopgrad_ns.data.pair_set import PairSet
+from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.files import whole_folder
 from chopgrad_ns.losses import Weighted
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from chopgrad_ns.refiner.backbones.base import arguments
 from chopgrad_ns.refiner.config import RefinerConfig, tiny_backbone
+from chopgrad_ns.refiner.finetune.checkpoint import fingerprint_of_pairs
 from chopgrad_ns.refiner.finetune.examples import Examples
 from chopgrad_ns.refiner.tasks import task_named
 from comparing.kept import keep, kept
@@ -30,9 +32,10 @@ STATISTICS_FROM = 8
 """Batches over which mean and deviation of latents are taken."""
 
 
-def autoencoder(folder: Path, pairs: PairSet, task: str, settings: FinetuneSettings, progress) -> tuple[AutoencoderKLWan, dict]:
+def autoencoder(folder: Path, pairs: Sequence[StoredPair], task: str, settings: FinetuneSettings,
+                progress) -> tuple[AutoencoderKLWan, dict]:
     """The trained autoencoder, its latents normalised, and what is to be told of it: `seconds`. Trained if it is not there."""
-    recipe = {"steps": settings.steps, "buckets": settings.buckets, "seed": settings.seed, "pairs": len(pairs)}
+    recipe = {"settings": vars(settings), "task": task, "pairs": fingerprint_of_pairs(pairs)}
     found = kept(folder, recipe)
     if found is not None:
         return AutoencoderKLWan.from_pretrained(folder / "vae", local_files_only=True), found
@@ -44,7 +47,7 @@ def autoencoder(folder: Path, pairs: PairSet, task: str, settings: FinetuneSetti
         latents = vae.encode(frames).latent_dist.mode()
         return LOSSES(decoded(vae, latents), frames).mean() + LATENT_PENALTY * latents.square().mean()
 
-    seconds = train(dict(vae.named_parameters()), loss_of, settings, 1e-3, folder / "progress.safetensors", progress)
+    seconds = train(dict(vae.named_parameters()), loss_of, settings, 1e-3, folder, recipe, progress)
     _normalise(vae, [clean(settings.steps + number) for number in range(STATISTICS_FROM)])
     with whole_folder(folder / "vae") as unfinished:
         vae.save_pretrained(unfinished)
@@ -72,7 +75,7 @@ def refiner_around(vae: AutoencoderKLWan, task: str, output: str) -> Refiner:
     return refiner
 
 
-def _clean(pairs: PairSet, task: str, settings: FinetuneSettings):
+def _clean(pairs: Sequence[StoredPair], task: str, settings: FinetuneSettings):
     """A function that gives a step's clean clips [B, 3, T, H, W] in −1…1."""
     examples = Examples(pairs, task_named(task), settings, 4, 8)
     return lambda step: torch.stack([example.target[:, :3] for example in examples.draw(step)[0]]).transpose(1, 2)

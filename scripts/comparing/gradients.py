@@ -30,7 +30,7 @@ def measured(refiner: Refiner, pairs: Sequence[StoredPair], settings: FinetuneSe
     gradients, seconds = [], []
     with Run(refiner, pairs, settings, backprop) as run:
         for number in range(batches):
-            examples, _ = run.examples.draw(settings.steps + number)  # not those of the training
+            examples, _ = run.examples.draw(settings.steps + number)  # of the same pairs, but no crops of the training
             began = time.perf_counter()
             for parameter in run.trained.values():
                 parameter.grad = None

@@ -1,7 +1,7 @@
 """The refiners that are compared on artifact removal: how each is trained, and how it is run."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip
-from chopgrad_ns.data.pair_set import PairSet
-from chopgrad_ns.evaluate.baselines import enlarged
+from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.finetune.buckets import parse_buckets
-from comparing.halved import halved
+from chopgrad_ns.refiner.finetune.checkpoint import fingerprint, fingerprint_of_pairs
+from comparing.halved import doubled, halved
 from comparing.kept import keep, kept
 
 PIXEL_LOSSES = "robust_l1=0.5,mse=2,ssim=0.1,perceptual=0.15"
@@ -37,7 +37,7 @@ def short_and_low(refiner: Refiner, clip: Clip) -> Tensor:
     """Windows of 13 frames side by side, at half the resolution, enlarged."""
     low = halved(clip)
     refined = [refiner(low[t : t + SHORT]) for t in range(0, len(low), SHORT)]
-    return enlarged(torch.cat(refined), clip.frames.shape[-2:])
+    return doubled(torch.cat(refined), clip.frames.shape[-2:])
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ METHODS = (
            "The same, and transformer and conditioning learn by the mean square of latents; the head stays at nothing, for "
            "such a loss does not reach it.", FROZEN | {"losses": "latent=1", "head": "frozen"}, given=True),
     Method("frame-by-frame", "frame-by-frame decoding (DOVE-style)",
-           "As with the autoencoder given, but in training each latent is decoded alone, without the cache, and the pixel "
-           "losses see the one frame that this gives. It is run like the others.", FROZEN | {"decoding": "frame-by-frame"},
+           "As with the autoencoder given, but in training each frame is encoded and decoded alone, without caches, and only "
+           "the transformer sees it beside others. It is run like the others.", FROZEN | {"decoding": "frame-by-frame"},
            given=True),
     Method("frame-difference", "the same with frame differences (DOVE)",
            "The same with DOVE's loss of differences between neighbouring frames.",
@@ -97,21 +97,28 @@ def settings_of(method: Method, steps: int, crop: int, batch: int, seed: int) ->
         "buckets": buckets.format(crop=crop, batch=batch, frames=frames, width=width, windows=windows), **particular})
 
 
-def pixels_a_step(settings: FinetuneSettings) -> int:
+def pixels_a_step(settings: FinetuneSettings, sizes: Sequence[tuple[int, int, int]]) -> int:
+    """Of the one bucket, from pairs of so many frames, rows and columns: crops are no larger than the smallest pair."""
     (bucket,) = parse_buckets(settings.buckets)
-    return bucket.frames * bucket.height * bucket.width * bucket.batch
+    frames, height, width = bucket.fitted(list(sizes), 4, 8)
+    return frames * height * width * bucket.batch
 
 
-def trained(start: Callable[[], Refiner], task: str, folder: Path, pairs: PairSet, settings: FinetuneSettings, progress,
-            **options) -> tuple[Refiner, dict]:
-    """A refiner trained from `start()`, unless it is in the folder already, and what is to be told of its training."""
-    recipe = {"settings": vars(settings), "pairs": len(pairs), "options": {name: str(value) for name, value in options.items()}}
+def trained(start: Callable[[], Refiner], task: str, folder: Path, pairs: Sequence[StoredPair], settings: FinetuneSettings,
+            progress, **options) -> tuple[Refiner, dict]:
+    """A refiner trained from `start()`, unless it is in the folder already, and what is to be told of its training.
+
+    Raises:
+        UserError: where that was trained from other weights, on other pairs, or otherwise.
+    """
+    refiner = start()
+    recipe = {"settings": vars(settings), "start": fingerprint(refiner.model.state_dict()),
+              "pairs": fingerprint_of_pairs(pairs), "options": {name: str(value) for name, value in options.items()}}
     found = kept(folder, recipe)
     if found is None:
-        refiner = start()
         result = finetune(refiner, pairs, settings, progress, folder / "progress", **options)
         refiner.save(folder / "refiner")
         ended = json.loads((folder / "progress" / "progress.json").read_text())
         found = keep(folder, recipe, {"steps": ended["step"], "seconds": ended["seconds"], "loss": result["loss"],
-                                      "pixels": pixels_a_step(settings)})
+                                      "pixels": pixels_a_step(settings, [(len(pair), *pair.size) for pair in pairs])})
     return Refiner.from_pretrained(folder / "refiner", task=task), found

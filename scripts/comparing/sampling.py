@@ -5,6 +5,7 @@ Flow matching: of clean latents z₀ and noise ε the sample at σ is (1 − σ)
 the hole filled from around it, and features of the frames and the mask, goes beside the tokens as conditions of a refiner do.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip
-from chopgrad_ns.data.pair_set import PairSet
+from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.refiner import FinetuneSettings
 from chopgrad_ns.refiner.condition import pool_time
+from chopgrad_ns.refiner.finetune.checkpoint import fingerprint, fingerprint_of_pairs
 from chopgrad_ns.refiner.finetune.examples import Examples
 from chopgrad_ns.refiner.finetune.parts import Parts, set_trained
 from chopgrad_ns.refiner.model import Batch, collate
@@ -37,7 +39,7 @@ class Sampler:
             torch.manual_seed(0)
             self.backbone.condition_on(self.refiner.config.condition_channels[-1] + vae.config.z_dim)
 
-    def train(self, pairs: PairSet, settings: FinetuneSettings, folder: Path, progress) -> dict:
+    def train(self, pairs: Sequence[StoredPair], settings: FinetuneSettings, folder: Path, progress) -> dict:
         """Train transformer and conditioning, or take up what is there; what is to be told of it: `steps` and `seconds`."""
         trained = set_trained(self.model, Parts("full", "frozen", "frozen", "frozen"))
         examples = Examples(pairs, self.refiner.task, settings, self.backbone.frame_step, self.backbone.spatial_factor)
@@ -49,7 +51,9 @@ class Sampler:
                 clean = self.model.encode(torch.stack([example.target[:, :3] for example in drawn]) / 2 + 0.5)
             return self.velocity_loss(clean, self.condition(batch))
 
-        seconds = train(trained, loss_of, settings, 1e-3, folder / "progress.safetensors", progress)
+        recipe = {"settings": vars(settings), "start": fingerprint(self.model.state_dict()),
+                  "pairs": fingerprint_of_pairs(pairs)}
+        seconds = train(trained, loss_of, settings, 1e-3, folder, recipe, progress)
         return {"steps": settings.steps, "seconds": seconds}
 
     def condition(self, batch: Batch) -> Float[Tensor, "b c tz hz wz"]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from chopgrad_ns.cli.pair_jobs import fingerprint
 from chopgrad_ns.cli.scenes import open_scene
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.data.render_clip import render_clip
@@ -14,6 +15,7 @@ from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.fit import FitSettings, fit
 from chopgrad_ns.splat.gaussians import Gaussians
 from comparing.kept import keep, kept
+
 
 @dataclass
 class Scene:
@@ -36,9 +38,9 @@ def held_out_scene(path: Path, work: Path, every: int, longest_side: int, fit_se
     Args:
         references: training photos warped into each frame
     """
-    manager = open_scene(path, every, longest_side)
+    manager = open_scene(path, every, longest_side, fit_settings.depth_prior if fit_settings.depth_weight else None)
     views, held = manager.training_views(), manager.held_out()
-    recipe = {"every": every, "longest_side": longest_side, "views": len(views), "settings": asdict(fit_settings)}
+    recipe = {"scene": fingerprint(path), "every": every, "longest_side": longest_side, "settings": asdict(fit_settings)}
     file = work / "splat.ply"
     if kept(work, recipe) is None:
         work.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from chopgrad_ns.refiner import FinetuneSettings
 from chopgrad_ns.refiner.finetune.validation import check_apart
 from comparing.autoencoder import autoencoder, refiner_around
 from comparing.judged import add_clips, add_method, judges_of
-from comparing.methods import FROZEN, PIXEL_LOSSES, pixels_a_step, trained
+from comparing.methods import FROZEN, PIXEL_LOSSES, trained
 from comparing.options import check_least
 from comparing.results import begin, tell, training_table
 from comparing.sampling import STEPS, TASK, Sampler
@@ -51,8 +51,9 @@ def run(pairs: Path, judges: Path, work: Path = Path("outputs/steps"), steps: in
     if max(samples) > STEPS:
         raise UserError(f"--samples has {max(samples)}; give {STEPS} or less.")
     began = time.monotonic()
-    stored, held = of_task(PairSet(pairs), TASK, True), of_task(PairSet(judges), TASK, True)[:clips]
+    stored, held = of_task(PairSet(pairs), TASK, True), of_task(PairSet(judges), TASK, True)
     check_apart(stored, held)
+    held = held[:: -(-len(held) // clips)]  # spread over all scenes, which lie one after the other
     base = FinetuneSettings(steps=steps, buckets=f"9x{crop}x{crop}x{batch}", losses=PIXEL_LOSSES, head="frozen", seed=seed,
                             **FROZEN)
     with bar("autoencoder") as progress:
@@ -76,7 +77,7 @@ def run(pairs: Path, judges: Path, work: Path = Path("outputs/steps"), steps: in
                    lambda clip: sampler.sample(clip, count, seed))
     _curves(comparison, samples)
     tell(comparison, work, began, training_table({
-        "one step, pixel losses (ours)": about, "flow matching (VACE-style)": many | {"pixels": pixels_a_step(base)}}))
+        "one step, pixel losses (ours)": about, "flow matching (VACE-style)": many | {"pixels": about["pixels"]}}))
 
 
 def _curves(comparison: Comparison, samples: Tuple[int, ...]) -> None:

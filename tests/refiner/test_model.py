@@ -141,22 +141,26 @@ def loss_of(refiner: Refiner, example: Pair, strategy=Exact(), photos: torch.Ten
 
 
 @pytest.mark.parametrize("output", ["correct", "residual"])
-def test_frame_by_frame_is_a_clip_of_each_last_frame(output):
-    """A latent, and what goes with the last of its frames, decoded as a clip of one frame is; the first frame is the clip's."""
-    refiner = Refiner(RefinerConfig(output=output))
+def test_frame_by_frame_is_a_clip_of_each_frame(output):
+    """But for the transformer, which sees all frames at once; nothing else does."""
+    refiner, clip = Refiner(RefinerConfig(output=output)), pair(frames=5).degraded
     stir(refiner.model)
-    model, batch = refiner.model, batch_of(refiner, pair(frames=9).degraded)
+    model, batch = refiner.model, batch_of(refiner, clip)
+
+    def alone() -> list[torch.Tensor]:
+        return [2 * model(batch_of(refiner, clip[k : k + 1]))[0, 0] - 1 for k in range(5)]
+
     with torch.no_grad():
-        causal, alone = model.predict(batch), model.predict(batch, frame_by_frame=True)
-        frames = decoded(model.frame_by_frame, alone.latents, alone.side)
-        whole = decoded(model.decoder, causal.latents, causal.side)
-        assert [frame for _, frame in model.last_frames(3)] == [slice(0, 1), slice(4, 5), slice(8, 9)]
-        for k, (latent, frame) in enumerate(model.last_frames(3)):
-            side = causal.side[k]
-            last = {name: value[:, -1:] if name.startswith("head/") else value[:, :, -1:] for name, value in side.items()}
-            one, _ = model.decoder.decode_group(causal.latents[:, :, latent], model.decoder.initial_state(), last)
-            torch.testing.assert_close(frames[:, :, k : k + 1], one)
-            assert torch.allclose(frames[:, :, k], whole[:, :, frame.start], atol=1e-6) == (k == 0)
+        together, whole = model.predict(batch, frame_by_frame=True), 2 * model(batch)[0] - 1
+        assert together.z.shape[2] == 5 and model.predict(batch).z.shape[2] == 2
+        seen = decoded(model.frame_by_frame, together.latents, together.side)[0].transpose(0, 1)
+        assert not torch.allclose(seen, torch.stack(alone()), atol=1e-5)
+        assert not torch.allclose(seen[1:], whole[1:], atol=1e-3)
+        for parameter in model.backbone.transformer.proj_out.parameters():
+            parameter.zero_()
+        together = model.predict(batch, frame_by_frame=True)
+        seen = decoded(model.frame_by_frame, together.latents, together.side)[0].transpose(0, 1)
+        torch.testing.assert_close(seen, torch.stack(alone()), atol=1e-5, rtol=0)
 
 
 def test_every_part_learns(stirred):

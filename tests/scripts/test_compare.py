@@ -13,7 +13,7 @@ from chopgrad_ns.data.stored import save_pair
 from chopgrad_ns.data.video import read_frames, write_frames
 from chopgrad_ns.evaluate.comparison import Comparison
 from chopgrad_ns.refiner import Refiner
-from comparing import autoencoder, methods, scenes
+from comparing import autoencoder, methods, scenes, worlds
 from comparing.autoencoder import refiner_around
 from tests.plugin.conftest import write_plane_scene
 from tests.refiner.clips import task_pair
@@ -70,8 +70,13 @@ def test_all_learn_for_as_many_steps_of_about_as_many_pixels(work):
     assert {found["steps"] for name, found in told.items() if name in LEARNT[3:]} == {1}, "the other half made the autoencoder"
     pixels = [found["pixels"] for found in told.values()]
     assert max(pixels) <= 1.5 * min(pixels)
-    usual = [methods.pixels_a_step(methods.settings_of(method, 300, 64, 2, 0)) for method in methods.METHODS]
-    assert max(usual) <= 1.04 * min(usual)
+    def usual(crop: int) -> list[int]:
+        sizes = {False: [(40, 128, 192)], True: [(40, 64, 96)]}
+        return [methods.pixels_a_step(methods.settings_of(method, 300, crop, 2, 0), sizes[method.low])
+                for method in methods.METHODS]
+
+    assert max(usual(64)) <= 1.04 * min(usual(64))
+    assert min(usual(96)) == 13 * 64 * 96 < max(usual(96)) == 18 * 96 * 96, "what is told is what is trained on"
 
 
 def test_what_a_method_is_given_stays_as_it_is(work):
@@ -98,15 +103,22 @@ def test_a_second_time_nothing_is_trained_and_all_is_the_same(command, work, mon
     compare.main(command)
     after = frames_of(work)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    with pytest.raises(SystemExit) as caught:
-        compare.main([*command, "--steps", "6"])
-    assert caught.value.code == 2 and "was made with other settings (settings)" in capsys.readouterr().err
+    for change, told in ((["--steps", "6"], "was made with other settings (settings)"),
+                         (["--worlds", "2"], "was made with other settings (pairs)"),
+                         (["--fit-steps", "21"], "was made with other settings (settings)")):
+        with pytest.raises(SystemExit) as caught:
+            compare.main([*command, *change])
+        assert caught.value.code == 2 and told in capsys.readouterr().err
+    assert len(list((work / "pairs").glob("*/pair.json"))) == 2
+    assert len(worlds.world_pairs(work / "pairs", 1, 1, worlds.FIRST_SEED, 2, 1, small=True)) == 1, "no more than is asked for"
 
 
 @pytest.mark.parametrize("change, message", [
     (["--add", "grey"], "'grey' is not of the form NAME=FOLDER"), (["--add", "a=nowhere"], "nowhere has 0 frames"),
     (["--add", "a=x", "a=y"], "names a twice"), (["--every", "1"], "--every is 1; give 2 or more."),
     (["--data", "nothing"], "nothing"), (["--crop", "8"], "--crop is 8; give 16 or more."),
+    (["--qualities", "6"], "--qualities is 6; give a number from 1 to 5."), (["--add", "a b=x"], "cannot be called 'a b'"),
+    (["--add", "ours=x"], "names ours as a method of this command's own is called"),
 ])
 def test_bad_options_are_one_sentence(command, work, change, message, capsys):
     with pytest.raises(SystemExit) as caught:

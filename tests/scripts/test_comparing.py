@@ -4,13 +4,14 @@ import pytest
 import torch
 from comparing.autoencoder import decoded, refiner_around
 from comparing.gradients import Measured, cosine_and_ratio
-from comparing.halved import halved
+from comparing.halved import doubled, halved
 from comparing.methods import SHORT, one_by_one, short_and_low
 from comparing.sampling import Sampler
 from comparing.scenes import view_distances
 from comparing.training import train
 
 from chopgrad_ns.data.clip import Clip
+from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.baselines import enlarged
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from chopgrad_ns.refiner.config import RefinerConfig
@@ -25,8 +26,8 @@ def test_half_the_resolution():
               {"frames": (3,), "alpha": (1,), "depth": (1,), "references": (2, 3), "reference_masks": (2, 1)}.items()}
     values["reference_masks"][:, 1, :, :2, :2] = 0
     found = halved(Clip(**values))
-    assert found.frames.shape == (3, 3, 2, 3)
-    for t, y, x in ((0, 0, 0), (2, 1, 2), (1, 0, 0)):
+    assert found.frames.shape == (3, 3, 3, 4), "the last row and column have no others to be joined with"
+    for t, y, x in ((0, 0, 0), (2, 1, 2), (1, 0, 0), (1, 2, 3), (0, 2, 1)):
         rows, columns = slice(2 * y, 2 * y + 2), slice(2 * x, 2 * x + 2)
         torch.testing.assert_close(found.frames[t, :, y, x], values["frames"][t, :, rows, columns].mean(dim=(1, 2)))
         assert found.depth[t, 0, y, x] in values["depth"][t, 0, rows, columns]
@@ -49,6 +50,14 @@ def test_how_methods_are_run():
     torch.testing.assert_close(short, enlarged(parts, (32, 32)))
 
 
+def test_what_is_halved_and_doubled_is_where_it_was():
+    """Of an odd size too: half a pixel aside would cost a picture with edges some decibels."""
+    y, x = torch.meshgrid(torch.arange(33) / 48, torch.arange(47) / 48, indexing="ij")
+    ramps = torch.stack([x, y, x])[None]
+    found = doubled(halved(Clip(ramps)).frames, (33, 47))
+    assert found.shape == ramps.shape and (found - ramps)[..., 4:-4, 4:-4].abs().max() < 1e-4
+
+
 def test_distances_of_views():
     cameras = plane_cameras(5)
     expected = []
@@ -67,7 +76,7 @@ def test_cosine_and_length():
 def test_an_interrupted_training_ends_as_if_it_was_not(tmp_path):
     settings = FinetuneSettings(steps=120, ema=0.9)
 
-    def run(file, stop_at=None) -> tuple[torch.Tensor, list[int]]:
+    def run(folder, stop_at=None, recipe="one") -> tuple[torch.Tensor, list[int]]:
         value, steps = torch.nn.Parameter(torch.zeros(3)), []
 
         def loss_of(step):
@@ -76,7 +85,7 @@ def test_an_interrupted_training_ends_as_if_it_was_not(tmp_path):
             steps.append(step)
             return (value - torch.tensor([1.0, 2, 3]) - 0.1 * torch.randn(3)).square().sum()
 
-        train({"value": value}, loss_of, settings, 0.1, tmp_path / file, lambda *_: None)
+        train({"value": value}, loss_of, settings, 0.1, tmp_path / folder, {"is": recipe}, lambda *_: None)
         return value.detach(), steps
 
     whole, _ = run("whole")
@@ -87,6 +96,8 @@ def test_an_interrupted_training_ends_as_if_it_was_not(tmp_path):
     assert steps == list(range(50, 120)) and torch.equal(again, whole)
     third, steps = run("parts")
     assert steps == [] and torch.equal(third, whole)
+    with pytest.raises(UserError, match="was begun with other settings"):
+        run("parts", recipe="two")
 
 
 @pytest.fixture(scope="module")

@@ -202,17 +202,14 @@ class Run:
             if latent:
                 clean = [replace(example.clip, frames=example.target[:, :3] / 2 + 0.5).to(kind) for example in examples]
                 with torch.no_grad():
-                    wanted = self.model.encode(collate(clean, config, backbone).frames)
-                value = latent_loss(prediction.z, wanted, target[:, :, 3:], backbone.temporal_factor, backbone.latent_factor)
+                    wanted = self.model.encode(collate(clean, config, backbone).frames, frame_by_frame)
+                temporal = 1 if frame_by_frame else backbone.temporal_factor
+                value = latent_loss(prediction.z, wanted, target[:, :, 3:], temporal, backbone.latent_factor)
                 loss, self.noted["losses/latent"] = loss + latent * value, value.detach()
             if pixels is None:
                 return loss
-            decoder = self.model.decoder
-            if frame_by_frame:
-                decoder = self.model.frame_by_frame
-                shown = [frame.start for _, frame in self.model.last_frames(prediction.latents.shape[2])]
-                target = target[:, shown]
-            pixels.record(target.shape[1], self.backprop)
+            decoder = self.model.frame_by_frame if frame_by_frame else self.model.decoder
+            pixels.record(frames, self.backprop)
             if self.settings.relative:
                 pixels.factors = kind.new_tensor([example.importance for example in examples])
             try:

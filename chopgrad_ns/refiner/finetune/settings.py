@@ -39,8 +39,8 @@ class FinetuneSettings:
     """what of the head is trained, and of the layers that bring features to the decoder; frozen, with decoder and encoder, all
     that is trained is what the loss latent trains: the transformer, and what conditions it"""
     decoding: Literal["causal", "frame-by-frame"] = "causal"
-    """frame-by-frame: losses of frames see each latent decoded alone, without the cache, against the last of the frames that
-    it stands for, as DOVE is trained; for comparisons"""
+    """frame-by-frame: each frame is encoded and decoded alone, without caches, and only the transformer sees it beside others,
+    as DOVE is trained; for comparisons"""
     rank: int = 16
     """of LoRA"""
     alpha: Optional[float] = None
