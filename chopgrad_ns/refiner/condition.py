@@ -9,6 +9,10 @@ PHOTO_SIDE = 256
 """Longest side, in pixels, at which photos that are not aligned are looked at."""
 
 
+DIFFERENCE_GAIN = 8.0
+"""Differences between photos and frames are small beside the pictures that go through the same layers."""
+
+
 class ConditionEncoder(nn.Module):
     """Per-frame features at full, half, … resolution, one level for each of `channels`.
 
@@ -38,7 +42,7 @@ class ConditionEncoder(nn.Module):
         x = F.silu(self.base(base))
         count = residuals.shape[1]
         if count:
-            each = torch.cat([base[:, None].expand(-1, count, -1, -1, -1), residuals, masks], dim=2)
+            each = torch.cat([base[:, None].expand(-1, count, -1, -1, -1), DIFFERENCE_GAIN * residuals, masks], dim=2)
             seen = F.silu(self.reference(each.flatten(0, 1))).unflatten(0, (-1, count))
             summary = torch.cat([seen.mean(dim=1), seen.amax(dim=1)], dim=1)
         else:

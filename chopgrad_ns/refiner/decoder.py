@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chopgrad_ns.chopgrad import CausalDecoder
+from chopgrad_ns.refiner.condition import DIFFERENCE_GAIN
 from chopgrad_ns.refiner.config import Output
 
 LARGEST_CORRECTION = 0.5
@@ -32,7 +33,7 @@ class BlendHead(nn.Module):
     def __init__(self, decoded: int, features: int, output: Output, hidden: int = 24):
         super().__init__()
         self.output = output
-        self.mix = nn.Conv2d(decoded + features, hidden, 3, padding=1)
+        self.mix = nn.Conv2d(decoded + features + 4, hidden, 3, padding=1)
         self.delta = nn.Conv2d(hidden, 3, 3, padding=1)
         self.photo = nn.Conv2d(hidden + 4, hidden, 3, padding=1)
         self.weight = nn.Conv2d(hidden, 1, 1)
@@ -53,7 +54,7 @@ class BlendHead(nn.Module):
             before: what the input's own latent is decoded to, for the output "residual".
             residuals: mask_k · (warp_k − frames).
         """
-        x = F.silu(self.mix(torch.cat([decoded, features], dim=1)))
+        x = F.silu(self.mix(torch.cat([decoded, features, DIFFERENCE_GAIN * _consensus(residuals, masks)], dim=1)))
         delta, change = self.delta(x), torch.zeros_like(frames)
         if self.output == "correct":
             delta = delta + decoded[:, :3]
@@ -64,12 +65,20 @@ class BlendHead(nn.Module):
         learned = LARGEST_CORRECTION * torch.tanh(delta)
         count = residuals.shape[1]
         if count:
-            each = torch.cat([x[:, None].expand(-1, count, -1, -1, -1), residuals, masks], dim=2)
+            each = torch.cat([x[:, None].expand(-1, count, -1, -1, -1), DIFFERENCE_GAIN * residuals, masks], dim=2)
             logits = self.weight(F.silu(self.photo(each.flatten(0, 1)))).unflatten(0, (-1, count))
             weight = torch.tanh(logits)
             total = (weight.abs() * masks).sum(dim=1).clamp_min(1)
             learned = learned + (weight * residuals).sum(dim=1) / total
         return frames + gate * (change + alpha * learned)
+
+
+def _consensus(residuals: Float[Tensor, "n r 3 h w"], masks: Float[Tensor, "n r 1 h w"]) -> Float[Tensor, "n 4 h w"]:
+    """What photos would change on average, and how far they disagree about it: one alone may be wrong, all hardly are."""
+    total = masks.sum(dim=1).clamp_min(1e-3)
+    mean = residuals.sum(dim=1) / total
+    spread = (residuals - masks * mean[:, None]).abs().mean(dim=2, keepdim=True).sum(dim=1) / total
+    return torch.cat([mean, spread], dim=1)
 
 
 class RefinerDecoder(CausalDecoder):

@@ -170,4 +170,5 @@ def test_clips_of_other_types_come_back_in_theirs(saved, dtype, precision):
     finally:
         refiner.precision = "fp32"
     assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), expected, atol=1e-5 if dtype == torch.float64 else 2e-2, rtol=0)
+    atol = 2e-2 if dtype == torch.float16 else 2e-3 if precision == "bf16" else 1e-5
+    torch.testing.assert_close(found.float(), expected, atol=atol, rtol=0)

@@ -23,15 +23,30 @@ def head(output: str = "correct") -> BlendHead:
     return made
 
 
+def consensus(residuals, masks) -> torch.Tensor:
+    """Mean of what photos would change and how far they are from it, each as believed, pixel by pixel."""
+    count, references, _, height, width = residuals.shape
+    found = torch.zeros(count, 4, height, width, dtype=torch.float64)
+    for n in range(count):
+        for row in range(height):
+            for column in range(width):
+                total = max(sum(float(masks[n, k, 0, row, column]) for k in range(references)), 1e-3)
+                mean = sum(residuals[n, k, :, row, column] for k in range(references)) / total
+                away = sum(float((residuals[n, k, :, row, column] - masks[n, k, 0, row, column] * mean).abs().mean())
+                           for k in range(references)) / total
+                found[n, :3, row, column], found[n, 3, row, column] = mean, away
+    return found
+
+
 def oracle(layers: BlendHead, decoded, before, features, frames, gate, alpha, residuals, masks):
     """The formula of the head's docstring, pixel by pixel."""
     silu, (count, references, _, height, width) = torch.nn.functional.silu, residuals.shape
-    x = silu(layers.mix(torch.cat([decoded, features], dim=1)))
+    x = silu(layers.mix(torch.cat([decoded, features, 8 * consensus(residuals, masks)], dim=1)))
     delta = layers.delta(x)
     base = {"correct": frames, "decode": decoded[:, :3] / 2 + 0.5}.get(layers.output)
     base = frames + (decoded - before)[:, :3] / 2 if base is None else base
     delta = delta + decoded[:, :3] if layers.output == "correct" else delta
-    weights = [torch.tanh(layers.weight(silu(layers.photo(torch.cat([x, residuals[:, k], masks[:, k]], dim=1)))))
+    weights = [torch.tanh(layers.weight(silu(layers.photo(torch.cat([x, 8 * residuals[:, k], masks[:, k]], dim=1)))))
                for k in range(references)]
     out = torch.zeros_like(frames)
     for n in range(count):
