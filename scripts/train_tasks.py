@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from task_data import Sources, TaskName, make_task_pairs
 from torch import Tensor
 
+from chopgrad_ns.chopgrad import Full
 from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.fill import filled
 from chopgrad_ns.data.stored import StoredPair
@@ -33,6 +34,8 @@ from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
 
 FIRST_SEED, FIRST_JUDGE_SEED = 6000, 9000
+LR_AGAIN = 5e-4
+"""Learning rate of a training that is not the first."""
 SHADOW = 0.3
 """By which an inserted vehicle's box is widened, in parts of its longer side, to hold its shadow too."""
 
@@ -52,7 +55,7 @@ class Options:
     """video files whose clips only judge"""
     worlds: int = 32
     """sample worlds that are trained on; for driving, drives"""
-    judge_worlds: int = 8
+    judge_worlds: int = 4
     """sample worlds that only judge"""
     draws: int = 2
     """how often the vehicle is put into each drive that is trained on, under another light"""
@@ -62,8 +65,9 @@ class Options:
     """at most"""
     buckets: str = "9x64x64x3"
     """shapes of examples, as chopgrad finetune takes them"""
-    losses: str = "l1=1,ssim=0.2,perceptual=0.1@300"
-    """as chopgrad finetune takes them; the perceptual distance makes a step take twice as long"""
+    losses: tuple[str, ...] = ("l1=1,ssim=0.2,perceptual=0.1@300",)
+    """as chopgrad finetune takes them; with several, each is trained with for all steps, the next one from where that ended.
+    The perceptual distance makes a step take twice as long"""
     width: int = 192
     """of sample worlds and, at most, judging videos, pixels"""
     height: int = 128
@@ -102,12 +106,21 @@ BASELINES: dict[str, list[Baseline]] = {
 TITLES = {"super-resolution": "Super-resolution ×4", "inpainting": "Inpainting", "driving": "Vehicles put into drives"}
 
 
-def settings_of(options: Options) -> FinetuneSettings:
-    """The stored degradations are of whole frames and of both kinds: small crops degraded anew teach less. Holes are drawn
-    anew for half of the steps.
+def train(options: Options, pairs: Sequence[StoredPair], folder: Path) -> Refiner:
+    """A refiner from nothing, with one training after the other; what each needs to go on is in `folder`.
+
+    The stored degradations are of whole frames and of both kinds: small crops degraded anew teach less. Holes are drawn anew
+    for half of the steps.
     """
-    return FinetuneSettings(steps=options.steps, max_seconds=60 * options.minutes, buckets=options.buckets, losses=options.losses,
-                            fresh=options.task == "inpainting", checkpoint_every=100)
+    refiner = Refiner(RefinerConfig(task=options.task))
+    for number, losses in enumerate(options.losses):
+        settings = FinetuneSettings(steps=options.steps, max_seconds=60 * options.minutes, buckets=options.buckets, losses=losses,
+                                    lr=None if number == 0 else LR_AGAIN, fresh=options.task == "inpainting",
+                                    checkpoint_every=50)
+        progress = ProgressLines(f"{options.task}, training {number + 1} of {len(options.losses)}", seconds=60)
+        # Small crops fit into memory whole; the exact gradient, group by group, is the same and takes longer.
+        finetune(refiner, pairs, settings, progress, folder / f"progress-{number}", Full())
+    return refiner
 
 
 def judged_where(pair: Pair, task: TaskName) -> Bool[Tensor, "t 1 h w"] | None:
@@ -148,9 +161,8 @@ def main(options: Options) -> None:
         "pairs": Sources(options.worlds, FIRST_SEED, options.videos, 2 * options.width, count, size, count,
                          draws=options.draws)}
     judges, pairs = (make_task_pairs(options.task, source, worlds, folder / name) for name, source in sources.items())
-    refiner = Refiner(RefinerConfig(task=options.task))
     print(f"{len(pairs)} pairs to train on, {len(judges)} to judge by", flush=True)
-    finetune(refiner, pairs, settings_of(options), ProgressLines(options.task, seconds=60), folder / "progress")
+    refiner = train(options, pairs, folder)
     refiner.save(options.output / options.task, torch.float16)
     refiner = Refiner.from_pretrained(options.output / options.task, options.task)
     print(compare(refiner, judges, folder / "comparison", shlex.join(["python", *sys.argv])).table())
