@@ -43,6 +43,19 @@ set_up() {  # set_up [EXTRA]: install the package, editable, with the extra's de
     fi
 }
 
+set_up_browser() {  # Chromium, for the tests of the report page, where it can be installed without a password
+    local as_root=
+    if command -v chromedriver && { command -v chromium || command -v google-chrome || command -v chromium-browser; }; then
+        return
+    fi >/dev/null
+    [ "$(id -u)" = 0 ] || as_root="sudo -n"
+    echo "Installing Chromium for the tests of the report page…"
+    if ! timeout 300 $as_root apt-get -o Acquire::Retries=0 -o Acquire::http::Timeout=20 update ||
+            ! timeout 300 $as_root apt-get install -y --no-install-recommends chromium chromium-driver; then
+        echo "Chromium cannot be installed here, so the tests of the report page are skipped." >&3
+    fi 3>&1 >/dev/null 2>&1
+}
+
 set_up_waymo() {  # its pins cannot be met beside a current torch; without them its protos work
     quietly "Installing the Waymo dataset package" .venv/bin/python -m pip install --disable-pip-version-check -q \
         --no-deps waymo-open-dataset-tf-2-12-0==1.6.7

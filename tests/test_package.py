@@ -44,6 +44,8 @@ def test_every_module_and_the_kernel_are_in_it(names):
         installed |= {f"chopgrad_ns/{path.relative_to(ROOT)}" for path in (ROOT / room).rglob("*.py")}
     assert installed <= set(names), sorted(installed - set(names))
     assert {f"chopgrad_ns/splat/cpu/{path.name}" for path in compiler.sources()} <= set(names)
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "chopgrad_ns/evaluate/page/static").iterdir()}
+    assert page <= set(names) and len(page) > 5
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

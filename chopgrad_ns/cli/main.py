@@ -19,6 +19,7 @@ COMMANDS = {
     "refine": "refine a video, a splat along a trajectory, or a folder of pairs, in one step",
     "splat": "tell what splat files hold; merge, move, crop and convert them (PLY, compressed PLY, SPZ)",
     "evaluate": "compare frames, videos or folders of clips with the truth",
+    "report": "write a page that shows what runs made: clips side by side, metrics, plots",
     "profile": "measure memory, time and gradient errors of backpropagation through a causal video decoder",
 }
 

@@ -17,13 +17,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Optional
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from chopgrad_ns.data.video import read_frames, write_frames
 from chopgrad_ns.errors import UserError
-from chopgrad_ns.evaluate.clips import METRICS, OF_TRUTH, evaluate_clip, usable
+from chopgrad_ns.evaluate.clips import METRICS, OF_TRUTH, TEMPORAL_METRICS, evaluate_clip, usable
 from chopgrad_ns.evaluate.metrics import check_frames
 from chopgrad_ns.evaluate.report import ClipValues, Results
 from chopgrad_ns.evaluate.table import SECONDS, Column, Row, markdown
@@ -62,7 +61,8 @@ class Curve:
 
     def __post_init__(self):
         _check_texts(self.title, self.x, self.y, *self.series)
-        _check_numbers(f"the curve {self.title!r}", [value for points in self.series.values() for x, y in points for value in (x, y)])
+        points = [point for points in self.series.values() for point in points]
+        _check_numbers(f"the curve {self.title!r}", [value for x, y in points for value in (x, y)])
 
 
 @dataclass
@@ -87,26 +87,26 @@ class ComparedClip:
         _check_numbers(f"clip {self.name}", [self.fps, *(self.distance or []), *self.seconds.values()])
         if self.fps <= 0 or not self.names or (self.distance is not None and len(self.distance) != len(self.names)):
             raise ValueError(f"clip {self.name} has {len(self.names)} frames, {self.fps:g} a second, and "
-                             f"{len(self.distance or [])} distances; frames and rate must be there, and a distance for each frame")
+                             f"{len(self.distance or [])} distances; give frames, a rate, and a distance for each or none")
 
 
 class Comparison:
     """A folder in which methods are compared on clips.
 
-    `methods`, `clips` (by name) and `curves` are what has been added. All is measured of frames as they are written, in 8 bit, so
-    that whoever reads the folder finds the same numbers.
+    `methods`, `clips` (by name) and `curves` are what has been added. All is measured of frames as they are written, in 8
+    bit, so that whoever reads the folder finds the same numbers.
     """
 
     def __init__(self, folder: Path, title: str, command: str):
-        """Begin anew, in place of a comparison that was there. `command` is what made it; of absolute paths in it only the last
-        part is kept.
+        """Begin anew, in place of a comparison that was there. `command` is what made it; of absolute paths in it only the
+        last part is kept.
 
         Raises:
             UserError: for a folder that holds something else.
         """
         _check_texts(title, command)
         self.folder, self.title = Path(folder), title
-        self.command = re.sub(r"""(?<![^\s='"])/(?:[^\s/'"]+/)*([^\s/'"]+)/?""", r"\1", command)
+        self.command = shortened(command)
         self.date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.methods: list[Method] = []
         self.clips: dict[str, ComparedClip] = {}
@@ -161,6 +161,7 @@ class Comparison:
         if method not in [each.name for each in self.methods]:
             raise ValueError(f"there is no method {method!r} yet; add it first")
         shown, truth = self.clips[clip], self.truth(clip)
+        frames = frames.to(truth)  # whatever device and precision a method works with
         check_frames(frames, truth)
         with whole_folder(self.frames(clip, method)) as folder:
             write_frames(folder, frames)
@@ -182,17 +183,18 @@ class Comparison:
 
     def truth(self, clip: str) -> Float[Tensor, "t 3 h w"]:
         """What the frames of a clip should be. Raises UserError where the files are not those that were written."""
-        shown = self.clips[clip]
-        frames = read_frames(self.frames(clip, TRUTH))[1]
-        if len(frames) != len(shown.names) or (frames.shape[-1], frames.shape[-2]) != shown.size:
-            raise UserError(f"{self.frames(clip, TRUTH)} does not hold the {len(shown.names)} frames that {FILE} tells of; make the "
-                            "comparison again.")
-        return frames
+        return self._written(clip, TRUTH)
 
     def mask(self, clip: str) -> Mask | None:
-        if not self.clips[clip].mask:
-            return None
-        return read_frames(self.frames(clip, MASK))[1][:, :1] > 0.5
+        """Where metrics of a clip are taken as well; None for everywhere alone. Errors as `truth`."""
+        return self._written(clip, MASK)[:, :1] > 0.5 if self.clips[clip].mask else None
+
+    def _written(self, clip: str, name: str) -> Float[Tensor, "t 3 h w"]:
+        shown, frames = self.clips[clip], read_frames(self.frames(clip, name))[1]
+        if len(frames) != len(shown.names) or (frames.shape[-1], frames.shape[-2]) != shown.size:
+            raise UserError(f"{self.frames(clip, name)} does not hold the {len(shown.names)} frames that {FILE} tells of; "
+                            "make the comparison again.")
+        return frames
 
     def results(self, method: str) -> Results:
         """What was measured of a method on all clips that it was given."""
@@ -205,15 +207,15 @@ class Comparison:
         timed = any(clip.seconds for clip in self.clips.values())
         return [Column(name, region) for region in regions for name in names] + ([Column(SECONDS)] if timed else [])
 
-    def rows(self, columns: Sequence[Column]) -> list[Row]:
-        """A row for each method that was given any clip: means over clips."""
-        rows = []
+    def rows(self, columns: Sequence[Column], clips: Sequence[str] | None = None) -> list[Row]:
+        """A row for each method that was given any of the clips, by default of all: means over these."""
+        asked, rows = [self.clips[name] for name in (self.clips if clips is None else clips)], []
         for method in self.methods:
-            mine = [clip for clip in self.clips.values() if method.name in clip.values]
+            mine = [clip for clip in asked if method.name in clip.values]
             if mine:
-                whole = len(mine) == len(self.clips)
-                label = method.label + ("" if whole else f" ({len(mine)} of {len(self.clips)} clips)")
-                rows.append(Row(label, row_values(columns, self.results(method.name), seconds_a_frame(mine, method.name)), whole))
+                whole = len(mine) == len(asked)
+                label = method.label + ("" if whole else f" ({len(mine)} of {len(asked)} clips)")
+                rows.append(Row(label, _row_values(columns, mine, method.name), whole))
         return rows
 
     def table(self) -> str:
@@ -224,7 +226,8 @@ class Comparison:
     def finish(self) -> None:
         """Write `comparison.json`, whole. It may be called after every method; what was added later is only in files."""
         clips = [{name: value for name, value in vars(clip).items() if name != "values"}
-                 | {"results": {method: values.to_json() for method, values in clip.values.items()}} for clip in self.clips.values()]
+                 | {"results": {method: values.to_json() for method, values in clip.values.items()}}
+                 for clip in self.clips.values()]
         write_json(self.folder / FILE, {
             "title": self.title, "command": self.command, "date": self.date, "metrics": self.metrics,
             "methods": [asdict(method) for method in self.methods], "clips": clips,
@@ -241,7 +244,8 @@ class Comparison:
         self, path = cls.__new__(cls), Path(folder) / FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            self.folder, self.title, self.command, self.date = Path(folder), *(content[n] for n in ("title", "command", "date"))
+            self.folder, self.title = Path(folder), content["title"]
+            self.command, self.date = content["command"], content["date"]
             _check_texts(self.title, self.command, self.date)
             self.metrics = list(content["metrics"])
             self.methods = [Method(**method) for method in content["methods"]]
@@ -250,33 +254,33 @@ class Comparison:
             _check_known(self)
         except OSError as error:
             raise UserError(f"{path} cannot be read; give a folder in which methods were compared.") from error
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} is not what a comparison wrote ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "
-                            "make it again.") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"{path} is not what a comparison wrote ({reason}); make it again.") from error
         return self
 
 
 def measured(frames: Float[Tensor, "t 3 h w"], truth: Float[Tensor, "t 3 h w"], mask: Mask | None, names: list[str],
              metrics: Sequence[str]) -> ClipValues:
     """Values of frames in 0…1, rounded to 8 bit. Metrics that cannot be had here or for so small frames are left out."""
-    wanted = metrics if min(truth.shape[-2:]) >= SMALLEST else [name for name in metrics if name not in ("warp_error", "flicker")]
-    found, skipped = usable(wanted)
+    small = min(truth.shape[-2:]) < SMALLEST
+    found, skipped = usable([name for name in metrics if not (small and name in TEMPORAL_METRICS)])
     for reason in skipped.values():
         print(reason, file=sys.stderr)
     return ClipValues.of(names, evaluate_clip((frames.clamp(0, 1) * 255).round() / 255, truth, found, mask))
 
 
-def row_values(columns: Sequence[Column], results: Results, seconds: float | None) -> list[Optional[float]]:
-    """Of results the mean that belongs in each column."""
-    summary = results.summary()
-    return [seconds if column.metric == SECONDS else summary.get(column.region, {}).get(column.metric, {}).get("mean")
-            for column in columns]
+def shortened(command: str) -> str:
+    """A command of whose absolute paths only the last part is left: they tell of a machine, and of who works there."""
+    within = r"[\w.~}*/-]"  # before a slash these make it one of a relative path, and a colon before two one of an address
+    return re.sub(rf"""(?<!{within})(?!(?<=:)//)/+(?:[^\s/'"]+/+)*([^\s/'"]+)/*""", r"\1", command)
 
 
-def seconds_a_frame(clips: Sequence[ComparedClip], method: str) -> float | None:
-    """How long a method takes for a frame, over the clips of which that is known; None where it is of none."""
+def _row_values(columns: Sequence[Column], clips: Sequence[ComparedClip], method: str) -> list[Optional[float]]:
+    results = Results({clip.name: clip.values[method] for clip in clips})
     timed = [clip for clip in clips if method in clip.seconds]
-    return sum(clip.seconds[method] for clip in timed) / sum(len(clip.names) for clip in timed) if timed else None
+    seconds = sum(clip.seconds[method] for clip in timed) / sum(len(clip.names) for clip in timed) if timed else None
+    return [seconds if column.metric == SECONDS else results.mean(column.region, column.metric) for column in columns]
 
 
 def _clip_of(content: dict) -> ComparedClip:
@@ -292,8 +296,8 @@ def _clip_of(content: dict) -> ComparedClip:
 def _check_known(comparison: Comparison) -> None:
     names = [method.name for method in comparison.methods]
     measured_of = {method for clip in comparison.clips.values() for method in (*clip.values, *clip.seconds)}
-    metrics = {metric for clip in comparison.clips.values() for found in clip.values.values() for region in found.values.values()
-               for metric in region} | set(comparison.metrics)
+    values = [found for clip in comparison.clips.values() for found in clip.values.values()]
+    metrics = {metric for found in values for region in found.values.values() for metric in region} | set(comparison.metrics)
     if len(set(names)) < len(names) or not measured_of <= set(names) or not metrics <= {*METRICS, OF_TRUTH}:
         raise ValueError("it names a method twice, or tells of methods or metrics that are not known")
 

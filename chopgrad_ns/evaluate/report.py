@@ -40,8 +40,9 @@ class ClipValues:
     def from_json(content: dict) -> "ClipValues":
         """What `to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
         names, regions = [str(name) for name in content["names"]], content["regions"]
-        values = {region: {metric: np.array([math.nan if value is None else value for value in found["per_frame"]], dtype=np.float64)
-                           for metric, found in metrics.items()} for region, metrics in regions.items()}
+        read = lambda told: np.array([math.nan if value is None else value for value in told], dtype=np.float64)  # noqa: E731
+        values = {region: {metric: read(found["per_frame"]) for metric, found in metrics.items()}
+                  for region, metrics in regions.items()}
         wrong = [metric for metrics in values.values() for metric, found in metrics.items()
                  if found.shape != (len(names),) or np.isinf(found).any()]
         if wrong:
@@ -79,18 +80,27 @@ class Results:
         return {region: {metric: self._over_clips(region, metric) for metric in self._metrics(region)}
                 | self.distances.get(region, {}) for region in dict.fromkeys([*regions, *self.distances])}
 
+    def mean(self, region: str, metric: str) -> float | None:
+        """The mean of the clips' means; None where no frame has a value."""
+        means = [values.mean() for values in self._known(region, metric)]
+        return float(np.mean(means)) if means else None
+
     def _metrics(self, region: str) -> dict[str, None]:
         return dict.fromkeys(metric for clip in self.clips.values() for metric in clip.values.get(region, {}))
 
-    def _over_clips(self, region: str, metric: str) -> dict:
+    def _known(self, region: str, metric: str) -> list[Float[np.ndarray, "t"]]:
+        """The finite values of each clip that has any."""
         series = [clip.values[region][metric] for clip in self.clips.values()
                   if metric in clip.values.get(region, {})]
-        known = [found for found in (values[np.isfinite(values)] for values in series) if len(found)]
-        counts = {"clips": len(known), "frames": sum(map(len, known))}
+        return [found for found in (values[np.isfinite(values)] for values in series) if len(found)]
+
+    def _over_clips(self, region: str, metric: str) -> dict:
+        known = self._known(region, metric)
         if len(self.clips) == 1:
-            return _over_frames(series[0]) | counts
-        means = np.array([values.mean() for values in known])
-        return {"mean": float(means.mean()) if len(means) else None, "ci95": interval_of_mean(means)} | counts
+            interval = interval_of_series(known[0]) if known else None
+        else:
+            interval = interval_of_mean(np.array([values.mean() for values in known]))
+        return {"mean": self.mean(region, metric), "ci95": interval, "clips": len(known), "frames": sum(map(len, known))}
 
     def _frames(self) -> int:
         return sum(len(clip.names) for clip in self.clips.values())

@@ -74,7 +74,8 @@ def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     lines = [["method", *(column.title + arrows[column.better] for column in columns)], ["---"] * (len(columns) + 1)]
     for number, row in enumerate(rows):
         cells = [column.shown(value) for column, value in zip(columns, row.values)]
-        lines.append([_plain(row.label), *(f"**{cell}**" if number in bold[index] else cell for index, cell in enumerate(cells))])
+        cells = [f"**{cell}**" if number in bold[index] else cell for index, cell in enumerate(cells)]
+        lines.append([_plain(row.label), *cells])
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

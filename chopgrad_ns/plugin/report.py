@@ -146,3 +146,4 @@ def _print(report: dict, folder: Path) -> None:
             lanes.add_row(shift, *(f"{stages[stage]['psnr']:.2f}" for stage in report["held_out"]))
         CONSOLE.print(lanes)
     CONSOLE.print(f"Numbers: {folder / METRICS_FILE}  Videos: {folder / 'videos'}")
+    CONSOLE.print(f"To compare them on a page: chopgrad report {folder} --output report", soft_wrap=True, highlight=False)

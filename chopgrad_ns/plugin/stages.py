@@ -36,7 +36,7 @@ def check_settings(settings) -> None:
         raise UserError(f"--refine.lane-shifts are {settings.lane_shifts}; give metres of 0 or more, one at least.")
     if settings.finetune_steps and not settings.folds and not settings.sample_worlds:
         raise UserError("There is nothing to fine-tune on; give --refine.folds or --refine.sample-worlds, or "
-                        "--refine.finetune-steps 0.")
+                        "leave --refine.finetune-steps out.")
     if settings.finetune_steps:
         from chopgrad_ns.refiner import training_losses
 

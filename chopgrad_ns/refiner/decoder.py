@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -14,21 +15,18 @@ from chopgrad_ns.refiner.config import Output
 
 LARGEST_CORRECTION = 0.5
 """Bound on a pixel's learned change, pictures in 0…1."""
+FIRST_WEIGHT = 0.15
+"""Of a photo, before training: blending photos in by a little is better than not (`data.references.blend_baseline`)."""
 HEAD = ("features", "frames", "gate", "alpha", "residuals", "masks")
 """Side inputs of the head, each [B, t, …] for a group's t frames."""
 
 
-TAPS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-"""Rows and columns at which the head looks around a pixel: a photo warped by a depth that is a little wrong is a little aside."""
-
-
 class BlendHead(nn.Module):
-    """frames + gate · (base − frames + alpha · (½·tanh(delta) + Σ_i v_i · (frame_i − frame) + Σ_ki w_ki · mask_ki · (warp_ki − frame))).
+    """frames + gate · (base − frames + alpha · (½·tanh(delta) + Σ_k tanh(w_k) · mask_k · (warp_k − frames))).
 
-    `base` is what the output is before the head (see `RefinerConfig.output`); i goes over the 3×3 pixels around each, so that
-    a filter of its own sharpens, smoothes or moves every pixel of the frame and of the photos k. Weights are tanh of what is
-    learnt; those v, and those w, are at most 1 in sum of absolute values. Last layers start at zero: an untrained head gives
-    the base.
+    `base` is what the output is before the head (see `RefinerConfig.output`). Weights of photos are at most 1 in sum of
+    absolute values. Last layers start at zero: an untrained head gives the base; but for the output "correct", where there
+    is no base to keep, it starts by moving pixels towards each photo by `FIRST_WEIGHT`.
     """
 
     def __init__(self, decoded: int, features: int, output: Output, hidden: int = 24):
@@ -36,12 +34,13 @@ class BlendHead(nn.Module):
         self.output = output
         self.mix = nn.Conv2d(decoded + features, hidden, 3, padding=1)
         self.delta = nn.Conv2d(hidden, 3, 3, padding=1)
-        self.own = nn.Conv2d(hidden, len(TAPS), 3, padding=1)
         self.photo = nn.Conv2d(hidden + 4, hidden, 3, padding=1)
-        self.weight = nn.Conv2d(hidden, len(TAPS), 1)
-        for layer in (self.delta, self.own, self.weight):
+        self.weight = nn.Conv2d(hidden, 1, 1)
+        for layer in (self.delta, self.weight):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        if output == "correct":
+            nn.init.constant_(self.weight.bias, math.atanh(FIRST_WEIGHT))
 
     def forward(self, decoded: Float[Tensor, "n d h w"], before: Float[Tensor, "n d h w"] | None,
                 features: Float[Tensor, "n c h w"], frames: Float[Tensor, "n 3 h w"], gate: Float[Tensor, "n 1 h w"],
@@ -52,7 +51,7 @@ class BlendHead(nn.Module):
         Args:
             decoded: what the decoder gives; its first three channels are a picture in −1…1, or a correction.
             before: what the input's own latent is decoded to, for the output "residual".
-            residuals: mask_k · (warp_k − frame).
+            residuals: mask_k · (warp_k − frames).
         """
         x = F.silu(self.mix(torch.cat([decoded, features], dim=1)))
         delta, change = self.delta(x), torch.zeros_like(frames)
@@ -62,29 +61,15 @@ class BlendHead(nn.Module):
             change = decoded[:, :3] / 2 + 0.5 - frames
         else:
             change = (decoded - before)[:, :3] / 2
-        one = torch.ones_like(gate)
-        learned = LARGEST_CORRECTION * torch.tanh(delta) + _filtered(self.own(x)[:, None], frames[:, None], one[:, None], frames)
-        if residuals.shape[1]:
-            count = residuals.shape[1]
+        learned = LARGEST_CORRECTION * torch.tanh(delta)
+        count = residuals.shape[1]
+        if count:
             each = torch.cat([x[:, None].expand(-1, count, -1, -1, -1), residuals, masks], dim=2)
-            weights = self.weight(F.silu(self.photo(each.flatten(0, 1)))).unflatten(0, (-1, count))
-            learned = learned + _filtered(weights, residuals + masks * frames[:, None], masks, frames)
+            logits = self.weight(F.silu(self.photo(each.flatten(0, 1)))).unflatten(0, (-1, count))
+            weight = torch.tanh(logits)
+            total = (weight.abs() * masks).sum(dim=1).clamp_min(1)
+            learned = learned + (weight * residuals).sum(dim=1) / total
         return frames + gate * (change + alpha * learned)
-
-
-def _filtered(weights: Float[Tensor, "n r i h w"], pictures: Float[Tensor, "n r 3 h w"], masks: Float[Tensor, "n r 1 h w"],
-              frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Σ over pictures r and taps i of tanh(weight) · (picture − mask · frame), the pictures masked and looked at tap i."""
-    height, width = frames.shape[-2:]
-    weights = torch.tanh(weights)
-    around = F.pad(torch.cat([pictures, masks], dim=2).flatten(0, 1), (1, 1, 1, 1)).unflatten(0, masks.shape[:2])
-    total, change = 0.0, 0.0
-    for tap, (dy, dx) in enumerate(TAPS):
-        weight = weights[:, :, tap:tap + 1]
-        seen = around[..., 1 + dy:1 + dy + height, 1 + dx:1 + dx + width]
-        change = change + (weight * (seen[:, :, :3] - seen[:, :, 3:] * frames[:, None])).sum(dim=1)
-        total = total + (weight.abs() * seen[:, :, 3:]).sum(dim=1)
-    return change / total.clamp_min(1)
 
 
 class RefinerDecoder(CausalDecoder):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from chopgrad_ns.chopgrad import as_causal_decoder
+from chopgrad_ns.chopgrad import CausalDecoder, FrameByFrame, as_causal_decoder
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.refiner.backbones import Backbone
 from chopgrad_ns.refiner.condition import ConditionEncoder, PhotoAttention, pool_time, small_photos
@@ -83,6 +83,7 @@ class RefinerModel(nn.Module):
         decoded = vae.out_channels // (getattr(vae, "patch_size", None) or 1) ** 2
         self.head = BlendHead(decoded, channels[0], config.output)
         self.decoder = RefinerDecoder(inner, self.head, self.injections)
+        self.frame_by_frame = FrameByFrame(self.decoder)
         self.register_buffer("prompt", torch.zeros(config.prompt_tokens, backbone.prompt_shape[1]))
         self._start_at_zero()
 
@@ -100,28 +101,44 @@ class RefinerModel(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def encode(self, frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b c tz hz wz"]:
-        """Normalised latents of pictures in 0…1."""
-        return self.backbone.encode(2 * frames.transpose(1, 2) - 1)
+    def encode(self, frames: Float[Tensor, "b t 3 h w"], frame_by_frame: bool = False) -> Float[Tensor, "b c tz hz wz"]:
+        """Normalised latents of pictures in 0…1; `frame_by_frame`: one of each frame, as of a clip of that frame alone."""
+        return self._encoded(frames, frame_by_frame, features=False)[0]
 
-    def predict(self, batch: Batch) -> Prediction:
-        """Everything up to the decoder."""
-        features = self._features(batch)
-        encoded: list[Tensor] = []
-        if self.encoded:
-            z, encoded = self.backbone.encode(2 * batch.frames.transpose(1, 2) - 1, features=True)
-        else:
-            z = self.encode(batch.frames)
-        condition = pool_time(features[-1], self.backbone.temporal_factor)
+    def _encoded(self, frames: Float[Tensor, "b t 3 h w"], frame_by_frame: bool, features: bool
+                 ) -> tuple[Tensor, list[Tensor]]:
+        """Latents and, if asked for, the encoder's features."""
+        pictures = 2 * frames.transpose(1, 2) - 1
+        if frame_by_frame:
+            pictures = pictures.transpose(1, 2).flatten(0, 1)[:, :, None]
+        found = self.backbone.encode(pictures, features)
+        z, encoded = found if features else (found, [])
+        if frame_by_frame:
+            z, *encoded = (value[:, :, 0].unflatten(0, frames.shape[:2]).transpose(1, 2) for value in (z, *encoded))
+        return z, encoded
+
+    def predict(self, batch: Batch, frame_by_frame: bool = False) -> Prediction:
+        """Everything up to the decoder.
+
+        `frame_by_frame`: up to `self.frame_by_frame`. Each frame has a latent of its own then, and the transformer sees them
+        one after the other.
+        """
+        features = self.features(batch)
+        z, encoded = self._encoded(batch.frames, frame_by_frame, bool(self.encoded))
+        condition = pool_time(features[-1], 1 if frame_by_frame else self.backbone.temporal_factor)
         prompt = self.prompt.expand(len(z), -1, -1)
         refined = self.backbone.denoise(z, self.config.timestep, prompt, condition)
         before = self.backbone.to_decoder(z) if self.config.output == "residual" else None
         latents = self.backbone.to_decoder(refined)
-        return Prediction(refined, latents, self._side(batch, features, encoded, before, latents.shape[2]))
+        decoder = self.frame_by_frame if frame_by_frame else self.decoder
+        return Prediction(refined, latents, self._side(batch, features, encoded, before, decoder, latents.shape[2]))
 
     def forward(self, batch: Batch) -> Float[Tensor, "b t 3 h w"]:
         """Refined frames in about 0…1, decoded group by group."""
-        prediction = self.predict(batch)
+        return self.decode(self.predict(batch))
+
+    def decode(self, prediction: Prediction) -> Float[Tensor, "b t 3 h w"]:
+        """Frames in about 0…1, group by group."""
         state, frames = self.decoder.initial_state(), []
         for index, group in enumerate(self.decoder.groups(prediction.latents.shape[2])):
             part, state = self.decoder.decode_group(prediction.latents[:, :, group], state, prediction.side[index])
@@ -144,7 +161,8 @@ class RefinerModel(nn.Module):
             return [{name: value.detach().requires_grad_(value.is_floating_point()) for name, value in side.items()}
                     for side in self.predict(example).side]
 
-    def _features(self, batch: Batch) -> list[Float[Tensor, "b t c h w"]]:
+    def features(self, batch: Batch) -> list[Float[Tensor, "b t c h w"]]:
+        """Of all that goes with the frames, and of these, at full, half, … and latent resolution."""
         shape = batch.frames.shape[:2]
         inputs = (batch.frames, batch.extra, batch.residuals, batch.masks)
         features = [x.unflatten(0, shape) for x in self.condition(*(value.flatten(0, 1) for value in inputs))]
@@ -160,17 +178,19 @@ class RefinerModel(nn.Module):
         return self.condition(flat, *nothing)[-1].unflatten(0, photos.shape[:2])
 
     def _side(self, batch: Batch, features: list[Tensor], encoded: list[Tensor], before: Tensor | None,
-              num_latent_frames: int) -> list[dict[str, Tensor]]:
-        pooled = {f"condition/{name}": pool_time(features[level], self.blocks[name].frames)
-                  for name, level in self.levels.items()}
+              decoder: CausalDecoder, num_latent_frames: int) -> list[dict[str, Tensor]]:
+        """What each of a decoder's groups gets beside."""
+        # A frame that is decoded alone is a first one, of which all blocks have one step.
+        rates = {name: 1 if decoder is self.frame_by_frame else rate.frames for name, rate in self.blocks.items()}
+        pooled = {f"condition/{name}": pool_time(features[level], rates[name]) for name, level in self.levels.items()}
         pooled |= {f"encoder/{name}": encoded[level] for name, level in self.encoded.items()}
         head = {name: getattr(batch, name) for name in HEAD if name != "features"} | {"features": features[0]}
         sides = []
-        for group in self.decoder.groups(num_latent_frames):
-            frames = self.decoder.frames_of(group)
+        for group in decoder.groups(num_latent_frames):
+            frames = decoder.frames_of(group)
             side = {f"head/{name}": value[:, frames] for name, value in head.items()}
             for name, value in pooled.items():
-                side[name] = value[:, :, steps_of(frames, self.blocks[name.partition("/")[2]].frames)]
+                side[name] = value[:, :, steps_of(frames, rates[name.partition("/")[2]])]
             if before is not None:
                 side["latents"] = before[:, :, group]
             sides.append(side)

@@ -153,7 +153,9 @@ def damaged(change):
     lambda text: text[:-20], lambda text: "[]", lambda text: '{"title": 1}', lambda text: "[" * 100_000,
     damaged(lambda c: c["clips"][0].update(name="../../outside")),
     damaged(lambda c: c["clips"][0].update(fps=float("nan"))),
+    damaged(lambda c: c["clips"][0].update(fps=10**400)),
     damaged(lambda c: c["clips"][0].update(size=3)),
+    damaged(lambda c: c["clips"][0].update(size=[float("inf"), 1])),
     damaged(lambda c: c["clips"][1].update(distance=[1])),
     damaged(lambda c: c["methods"][0].update(name="a/b")),
     damaged(lambda c: c["methods"][0].update(label=7)),
@@ -168,12 +170,31 @@ def test_files_that_are_something_else_are_refused(again, change):
         Comparison.read(again)
 
 
+@pytest.mark.parametrize("command, told", [
+    ("a --x /home/me/b c/d ../e /", "a --x b c/d ../e /"), ("//home/me/a b=/home//me/c/", "a b=c"),
+    ("x:/home/me/a (/home/me/c)", "x:a (c)"), ("~/a $HOME/b */c https://d.e/f", "~/a $HOME/b */c https://d.e/f"),
+])
+def test_commands_tell_nothing_of_who_gave_them(tmp_path, command, told):
+    assert Comparison(tmp_path, "", command).command == told
+
+
+def test_frames_in_half_precision_are_measured_as_they_are_written(again, clips):
+    comparison, (_, better, truth) = Comparison.read(again), clips["b"]
+    comparison.add_frames("b", "half", better.bfloat16())
+    written = read_frames(comparison.frames("b", "half"))[1]
+    found = comparison.results("half").clips["b"].values["whole"]["psnr"]
+    assert found == pytest.approx(psnr(written, truth), abs=1e-4)
+
+
 def test_missing_files(again, tmp_path):
     with pytest.raises(UserError, match="cannot be read; give a folder in which methods were compared"):
         Comparison.read(tmp_path)
     next((again / "clips" / "a" / "truth").iterdir()).unlink()
-    with pytest.raises(UserError, match="does not hold the 3 frames"):
+    with pytest.raises(UserError, match="truth does not hold the 3 frames"):
         Comparison.read(again).truth("a")
+    next((again / "clips" / "a" / "mask").iterdir()).unlink()
+    with pytest.raises(UserError, match="mask does not hold the 3 frames"):
+        Comparison.read(again).mask("a")
 
 
 def test_small_frames_and_frames_without_a_metric(tmp_path, empty_hub, capsys):

@@ -22,6 +22,7 @@ from chopgrad_ns.data.drives.drive import Selection
 from chopgrad_ns.data.drives.waymo_v2 import read_waymo_v2
 from chopgrad_ns.data.pairs import fold_pairs
 from chopgrad_ns.errors import UserError
+from chopgrad_ns.evaluate.page import open_run
 from chopgrad_ns.plugin.config import chopgrad_refine
 from chopgrad_ns.plugin.datamanager import AnyDataParser
 from chopgrad_ns.plugin.drive_scene import in_metres, placed, seeded_actors, unplaced, views_in_metres
@@ -78,6 +79,14 @@ def test_every_camera_is_shown_in_its_lane_and_beside_it(run):
     assert names == kinds
     on, beside = (imageio.imread(run / "videos" / f"splat-FRONT{lane}.mp4").astype(float) for lane in ("", "-lane-3"))
     assert on.shape == beside.shape and abs(on - beside).mean() > 3
+
+
+def test_a_page_shows_each_camera_in_each_lane(run):
+    page = open_run(run)
+    assert {clip.name for clip in page.clips} == {"FRONT", "FRONT_LEFT", "FRONT-lane-3", "FRONT_LEFT-lane-3"}
+    assert page.columns[-1].title == "PSNR, moving" and page.plots[0].title == "PSNR beside the recorded lane"
+    lanes = json.loads((run / "metrics.json").read_text())["lane_shift"]
+    assert page.plots[0].series[0].points == [(float(shift), lanes[shift]["splat"]["psnr"]) for shift in lanes]
 
 
 def test_refined_trajectories_are_those_of_each_camera_in_each_lane(run, street):

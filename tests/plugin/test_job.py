@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from chopgrad_ns.cli.main import main
 from chopgrad_ns.splat.gaussians import Gaussians
 from tests.plugin.conftest import LOSSES, command, environment, ns_train, write_plane_scene
 
@@ -47,6 +48,21 @@ def test_videos_can_be_played(toy_run):
     for name in ("splat", "refined", "distilled", "before_after"):
         frames = imageio.imread(toy_run / "videos" / f"{name}.mp4")
         assert len(frames) == 8 and frames.std() > 5
+
+
+def test_a_page_shows_the_run(toy_run, tmp_path):
+    main(["report", str(toy_run), "--output", str(tmp_path / "page")])
+    run, = json.loads((tmp_path / "page" / "data.js").read_text().removeprefix("window.REPORT = ").rstrip(";\n"))["runs"]
+    held_out = json.loads((toy_run / "metrics.json").read_text())["held_out"]
+    assert [row["label"] for row in run["rows"]] == ["splat", "mended renders", "distilled splat"]
+    assert [row["cells"][0]["text"] for row in run["rows"]] == [f"{values['psnr']:.2f}" for values in held_out.values()]
+    assert run["measuredOn"] == "Means over 4 held-out views" and run["truth"] is None
+    clip, = run["clips"]
+    for side, name in zip("012", held_out):
+        frames = imageio.imread(toy_run / "videos" / f"{name}.mp4")
+        shown = [imageio.imread(path) for path in sorted((tmp_path / "page" / clip["sides"][side]).iterdir())]
+        # Decoded by another library, which blurs colours in another way.
+        assert abs(frames.astype(float) - shown).mean() < 5 < abs(frames[::-1].astype(float) - shown).mean()
 
 
 def test_checkpoint_holds_the_splat_and_not_the_refiner(toy_run):

@@ -1,4 +1,4 @@
-"""The tiny refiner can represent the answer at all: one clip of each task, learnt by heart."""
+"""The tiny refiner can represent the answer at all: one clip, changed everywhere or in a hole only, learnt by heart."""
 
 import pytest
 
@@ -11,7 +11,7 @@ SETTINGS = FinetuneSettings(steps=160, lr=5e-3, buckets="whole=1", losses="l1=1,
                             match_exposure=False, unaligned=0, reference_dropout=0, reference_disorder=0)
 
 
-@pytest.mark.parametrize("task", ["artifact-removal", "super-resolution", "driving", "inpainting"])
+@pytest.mark.parametrize("task", ["artifact-removal", "inpainting"])
 def test_a_clip_is_learnt_by_heart(task):
     example = task_pair(task, frames=5, height=16, width=16)
     refiner = Refiner(RefinerConfig(task=task))

@@ -124,12 +124,13 @@ def test_learning_rates():
 
 
 @pytest.mark.parametrize("parts", [
-    Parts("full", "frozen", "frozen"), Parts("frozen", "full", "frozen"), Parts("frozen", "frozen", "full")])
+    Parts("full", "frozen", "frozen"), Parts("frozen", "full", "frozen"), Parts("frozen", "frozen", "full"),
+    Parts("full", "frozen", "frozen", "frozen")])
 def test_what_is_frozen_stays_and_keeps_no_graph(parts):
     refiner = stirred()
     before, places = weights(refiner), part_of(refiner.model)
-    assert set(places.values()) == {"transformer", "decoder", "encoder", "conditioning"}
-    finetune(refiner, [pair()], replace(QUICK, transformer=parts.transformer, decoder=parts.decoder, encoder=parts.encoder))
+    assert set(places.values()) == {"transformer", "decoder", "encoder", "head", "conditioning"}
+    finetune(refiner, [pair()], replace(QUICK, **vars(parts)))
     after = weights(refiner)
     moved = {places[name] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"conditioning", *(place for place, way in vars(parts).items() if way == "full")}
@@ -198,7 +199,7 @@ def test_the_loss_of_latents_is_their_mean_square(monkeypatch):
     with Run(refiner, [one], settings, Exact()) as run:
         monkeypatch.setattr(type(run.model.decoder), "decode_group", None)
         (example,), _ = run.examples.draw(0)
-        loss = run._loss([example])
+        loss = run.loss([example])
         batch = collate([example.clip], refiner.config, run.model.backbone)
         clean = run.model.backbone.encode(example.target[None, :, :3].transpose(1, 2))
         expected = (run.model.predict(batch).z - clean).square().mean()
@@ -215,11 +216,34 @@ def test_losses_are_noted_one_by_one_and_without_context(strategy):
     settings = replace(QUICK, losses="l1=2,frame_difference=0.5,latent=0.1", buckets="9x32x32")
     with Run(stirred(), [pair()], settings, strategy) as run:
         examples, _ = run.examples.draw(0)
-        loss = run._loss(examples)
+        loss = run.loss(examples)
         named = {name.removeprefix("losses/"): value for name, value in run.noted.items()}
         loss.backward()
         assert {name.removeprefix("losses/"): value for name, value in run.noted.items()} == named, "backward adds nothing"
     torch.testing.assert_close(2 * named["l1"] + 0.5 * named["frame_difference"] + 0.1 * named["latent"], loss.detach())
+
+
+@pytest.mark.parametrize("strategy", [Exact(), Full(SpatialTiles(16, 16, 8))])
+def test_relative_losses_count_by_how_wrong_a_clip_is(strategy):
+    """A batch's loss is the mean of its clips', each over how wrong it was given; what is noted of them stays as it is."""
+    good, bad = pair(frames=5), pair(frames=5, seed=1)
+    good = replace(good, degraded=replace(good.degraded, frames=0.9 * good.clean + 0.1 * good.degraded.frames))
+    settings = replace(QUICK, buckets="5x32x32x2", losses="l1=1,mse=1", relative=True, flips=False, match_exposure=False,
+                       unaligned=0, reference_dropout=0, reference_disorder=0)
+
+    def loss(settings, *examples) -> tuple[float, float]:
+        with Run(stirred(), [good, bad], settings, strategy) as run:
+            return float(run.loss(list(examples)).detach()), float(run.noted["losses/l1"])
+
+    with Run(stirred(), [good, bad], settings, strategy) as run:
+        examples, _ = run.examples.draw(0)
+    weights = [example.importance for example in examples]
+    error = [float((one.clip.frames - (one.target[:, :3] / 2 + 0.5)).abs().mean()) for one in examples]
+    assert weights == pytest.approx([0.03 / (each + 0.005) for each in error], rel=1e-4) and max(weights) > 3 * min(weights)
+    alone = [loss(replace(settings, relative=False), example) for example in examples]
+    total, noted = loss(settings, *examples)
+    assert total == pytest.approx(sum(w * value for w, (value, _) in zip(weights, alone)) / 2, rel=1e-4)
+    assert noted == pytest.approx(sum(value for _, value in alone) / 2, rel=1e-4)
 
 
 def test_latents_count_as_their_pixels_do():
@@ -243,9 +267,9 @@ def test_latents_count_as_their_pixels_do():
                     here = weight[frames, row * factor:(row + 1) * factor, column * factor:(column + 1) * factor].mean()
                     total += here * ((z - wanted)[:, t, row, column] ** 2).mean()
                     known += here
-        torch.testing.assert_close(run._loss([example]), total / known, rtol=1e-9, atol=0)
+        torch.testing.assert_close(run.loss([example]), total / known, rtol=1e-9, atol=0)
         example.target[:, 3] = 0
-        nothing = run._loss([example])
+        nothing = run.loss([example])
         nothing.backward()
         assert nothing == 0 and not any(value.grad.any() for value in run.trained.values() if value.grad is not None)
 
@@ -322,3 +346,26 @@ def test_single_frames_are_trained_on():
     one = pair(frames=1)
     for buckets in ("9x16x16x2", "1x16x16", "whole"):
         assert finetune(stirred(), [one], replace(QUICK, buckets=buckets, steps=1))["skipped"] == 0
+
+
+def test_frame_by_frame_losses_see_each_frame_alone():
+    """Against the losses written out, of pixels and of latents, and not those of the clip."""
+    one, losses = pair(frames=5, height=16, width=16), {}
+    for decoding in ("causal", "frame-by-frame"):
+        settings = replace(QUICK, buckets="5x16x16", losses="l1=1,latent=0.5", decoding=decoding, unaligned=0.0,
+                           reference_dropout=0.0)
+        refiner = stirred()
+        with Run(refiner, [one], settings, Exact()) as run:
+            (example,), _ = run.examples.draw(0)
+            losses[decoding] = float(run.loss([example]).detach())
+            batch = collate([example.clip], refiner.config, refiner.model.backbone)
+            alone = refiner.model.predict(batch, frame_by_frame=True)
+            clean = example.target[:, :3] / 2 + 0.5
+            latents = torch.cat([refiner.model.encode(clean[None, k : k + 1]) for k in range(5)], dim=2)
+            decoder = refiner.model.frame_by_frame
+            shown = torch.stack([decoder.decode_group(alone.latents[:, :, k : k + 1], None, alone.side[k])[0][0, :, 0]
+                                 for k in range(5)])
+    pixels = (shown - example.target[:, :3]).abs().mean() / 2
+    expected = float((pixels + 0.5 * (alone.z - latents).square().mean()).detach())
+    assert losses["frame-by-frame"] == pytest.approx(expected, rel=1e-5)
+    assert losses["causal"] != pytest.approx(expected, rel=1e-3)

@@ -49,7 +49,7 @@ def test_untrained_refiner_changes_nothing_without_references(fresh):
     torch.testing.assert_close(fresh(clip), clip.frames, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["alpha", "depth", "references", "photos"])
+@pytest.mark.parametrize("name", ["alpha", "depth", "photos"])
 def test_what_goes_with_the_frames_changes_nothing_before_training(fresh, name):
     clip = pair().degraded
     given = {name: getattr(clip, name) for name in clip.carries} | {"photos": torch.rand(2, 3, 40, 50)}
@@ -138,6 +138,29 @@ def loss_of(refiner: Refiner, example: Pair, strategy=Exact(), photos: torch.Ten
     prediction = refiner.model.predict(batch_of(refiner, replace(example.degraded, photos=photos)))
     target = 2 * example.clean.transpose(0, 1)[None] - 1
     return pixel_loss(prediction.latents, target, refiner.model.decoder, l1, strategy, side=prediction.side)
+
+
+@pytest.mark.parametrize("output", ["correct", "residual"])
+def test_frame_by_frame_is_a_clip_of_each_frame(output):
+    """But for the transformer, which sees all frames at once; nothing else does."""
+    refiner, clip = Refiner(RefinerConfig(output=output)), pair(frames=5).degraded
+    stir(refiner.model)
+    model, batch = refiner.model, batch_of(refiner, clip)
+
+    def alone() -> list[torch.Tensor]:
+        return [2 * model(batch_of(refiner, clip[k : k + 1]))[0, 0] - 1 for k in range(5)]
+
+    with torch.no_grad():
+        together, whole = model.predict(batch, frame_by_frame=True), 2 * model(batch)[0] - 1
+        assert together.z.shape[2] == 5 and model.predict(batch).z.shape[2] == 2
+        seen = decoded(model.frame_by_frame, together.latents, together.side)[0].transpose(0, 1)
+        assert not torch.allclose(seen, torch.stack(alone()), atol=1e-5)
+        assert not torch.allclose(seen[1:], whole[1:], atol=1e-3)
+        for parameter in model.backbone.transformer.proj_out.parameters():
+            parameter.zero_()
+        together = model.predict(batch, frame_by_frame=True)
+        seen = decoded(model.frame_by_frame, together.latents, together.side)[0].transpose(0, 1)
+        torch.testing.assert_close(seen, torch.stack(alone()), atol=1e-5, rtol=0)
 
 
 def test_every_part_learns(stirred):

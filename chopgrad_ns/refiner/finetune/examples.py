@@ -28,12 +28,25 @@ EXPOSURE = 0.05
 """Standard deviation of the gain of a disordered reference; a third of it more in each channel."""
 
 
+USUAL_ERROR, LEAST_ERROR = 0.03, 0.005
+"""Mean absolute error, pictures in 0…1, of an example that counts once, and what is added to those of all: the nearly perfect
+must not count without bounds.
+"""
+
+
 @dataclass
 class Example:
     """A degraded crop at its output's size, and its target: clean frames in −1…1, each pixel's weight as fourth channel."""
 
     clip: Clip
     target: Float[Tensor, "t 4 h w"]
+
+    @property
+    def importance(self) -> float:
+        """The less, the more wrong the degraded crop is; 1 at the usual error."""
+        weight = self.target[:, 3:]
+        error = ((self.clip.frames - self.target[:, :3] / 2 - 0.5).abs().mean(dim=1, keepdim=True) * weight).sum()
+        return USUAL_ERROR / (float(error / weight.sum().clamp_min(1e-9)) + LEAST_ERROR)
 
 
 class Examples:

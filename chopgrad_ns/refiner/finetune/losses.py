@@ -47,6 +47,8 @@ class Recorded(Weighted):
     def __init__(self, weights: Mapping[str, float]):
         super().__init__(weights)
         self.recording = False
+        self.factors: Float[Tensor, "b"] | None = None
+        """what the loss of each clip is multiplied by; notes are without it"""
 
     def record(self, frames: int, strategy: Backprop) -> None:
         """Begin to note the losses of a clip of so many frames."""
@@ -60,7 +62,8 @@ class Recorded(Weighted):
         values = {name: LOSSES[name](prediction, target) for name in self.weights}
         if self.recording:
             self._note(values, *prediction.shape[2:])
-        return sum(weight.value * values[name] for name, weight in self.weights.items())
+        total = sum(weight.value * values[name] for name, weight in self.weights.items())
+        return total if self.factors is None else self.factors[:, None] * total
 
     def _note(self, values: Mapping[str, Tensor], frames: int, height: int, width: int) -> None:
         if self._ignored:

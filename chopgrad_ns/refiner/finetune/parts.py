@@ -23,11 +23,15 @@ LARGE = 100_000_000
 
 @dataclass(frozen=True)
 class Parts:
-    """What is trained of each part of a refiner: full, lora or frozen. Conditioning, skips and head always are."""
+    """What is trained of each part of a refiner: full, lora or frozen. What conditions the transformer always is.
+
+    To the `head` belong the layers that bring features of conditioning and encoder to the decoder.
+    """
 
     transformer: str
     decoder: str
     encoder: str
+    head: str = "full"
 
 
 def is_large(model: RefinerModel) -> bool:
@@ -40,15 +44,16 @@ def chosen_parts(settings: FinetuneSettings, refiner: Refiner) -> Parts:
     transformer = "lora" if large or there.get("transformer") else "full"
     decoder = "lora" if there.get("decoder") or (large and refiner.task.trains_decoder) else "frozen" if large else "full"
     return Parts(settings.transformer or transformer, settings.decoder or decoder,
-                 settings.encoder or ("frozen" if large else "full"))
+                 settings.encoder or ("frozen" if large else "full"), settings.head)
 
 
 def part_of(model: RefinerModel) -> dict[str, str]:
-    """Of each parameter, by name, whether it is of the transformer, the decoder, the encoder or the conditioning."""
+    """Of each parameter, by name, whether it is of the transformer, the decoder, the encoder, the head or the conditioning."""
     backbone = model.backbone
     places = {"transformer": [backbone.transformer],
               "decoder": [backbone.vae.decoder, getattr(backbone.vae, "post_quant_conv", None)],
-              "encoder": [backbone.vae.encoder, getattr(backbone.vae, "quant_conv", None)]}
+              "encoder": [backbone.vae.encoder, getattr(backbone.vae, "quant_conv", None)],
+              "head": [model.head, model.injections]}
     known = {id(parameter): part for part, modules in places.items() for module in modules if module is not None
              for parameter in module.parameters()}
     return {name: known.get(id(parameter), "conditioning") for name, parameter in model.named_parameters()}

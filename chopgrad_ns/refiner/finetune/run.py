@@ -173,7 +173,7 @@ class Run:
         self.noted = {}
         for part in range(self.settings.accumulate):
             examples, counts = self.examples.draw(self.step, part, here.process_index, here.num_processes)
-            loss = self._loss(examples)
+            loss = self.loss(examples)
             # Before backward, in which FSDP's processes wait for each other.
             if not distributed.together(here, loss is not None and bool(loss.isfinite())):
                 return None
@@ -188,28 +188,32 @@ class Run:
         self.noted |= {"loss": total, "gradient_norm": norm}
         return float(total) if torch.isfinite(norm) else None
 
-    def _loss(self, examples: list[Example]) -> Tensor | None:
-        """The loss of a batch; None where a frame's is not finite."""
+    def loss(self, examples: list[Example]) -> Tensor | None:
+        """The loss of a batch, in the present step; None where a frame's is not finite."""
         config, backbone, kind = self.refiner.config, self.model.backbone, self.model.prompt  # of its device and dtype
+        frame_by_frame = self.settings.decoding == "frame-by-frame"
         pixels, latent = self.losses_of.at(self.step)
         batch = collate([example.clip.to(kind) for example in examples], config, backbone)
         _, frames, _, height, width = batch.frames.shape
         target = torch.stack([padded_target(example.target.to(kind), frames, height, width) for example in examples])
         with self._autocast():
-            prediction = self.model.predict(batch)
+            prediction = self.model.predict(batch, frame_by_frame)
             loss = kind.new_zeros(())
             if latent:
                 clean = [replace(example.clip, frames=example.target[:, :3] / 2 + 0.5).to(kind) for example in examples]
                 with torch.no_grad():
-                    wanted = self.model.encode(collate(clean, config, backbone).frames)
-                value = latent_loss(prediction.z, wanted, target[:, :, 3:], backbone.temporal_factor, backbone.latent_factor)
+                    wanted = self.model.encode(collate(clean, config, backbone).frames, frame_by_frame)
+                temporal = 1 if frame_by_frame else backbone.temporal_factor
+                value = latent_loss(prediction.z, wanted, target[:, :, 3:], temporal, backbone.latent_factor)
                 loss, self.noted["losses/latent"] = loss + latent * value, value.detach()
             if pixels is None:
                 return loss
+            decoder = self.model.frame_by_frame if frame_by_frame else self.model.decoder
             pixels.record(frames, self.backprop)
+            if self.settings.relative:
+                pixels.factors = kind.new_tensor([example.importance for example in examples])
             try:
-                found = pixel_loss(prediction.latents, target.transpose(1, 2), self.model.decoder, pixels, self.backprop,
-                                   prediction.side)
+                found = pixel_loss(prediction.latents, target.transpose(1, 2), decoder, pixels, self.backprop, prediction.side)
             except ValueError as error:  # pixel_loss names the frames of a loss that is not finite
                 if "not finite" not in str(error):
                     raise

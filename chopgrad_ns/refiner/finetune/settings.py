@@ -35,6 +35,12 @@ class FinetuneSettings:
     """what of the decoder is trained; by default full, or of a large base frozen, and lora for the task driving"""
     encoder: Optional[Literal["full", "frozen"]] = None
     """what of the encoder is trained; by default full, or of a large base frozen"""
+    head: Literal["full", "frozen"] = "full"
+    """what of the head is trained, and of the layers that bring features to the decoder; frozen, with decoder and encoder, all
+    that is trained is what the loss latent trains: the transformer, and what conditions it"""
+    decoding: Literal["causal", "frame-by-frame"] = "causal"
+    """frame-by-frame: each frame is encoded and decoded alone, without caches, and only the transformer sees it beside others,
+    as DOVE is trained; for comparisons"""
     rank: int = 16
     """of LoRA"""
     alpha: Optional[float] = None
@@ -79,6 +85,9 @@ class FinetuneSettings:
     """for artifact-removal: train on photos as the render is exposed, in each channel and frame"""
     min_alpha: float = 0.5
     """pixels less opaque than this are not trained on: nothing is there to mend"""
+    relative: bool = False
+    """losses of frames count relative to how wrong the degraded clip is: of clips of many qualities the worst would otherwise
+    decide alone, and what is good already come out worse"""
     checkpoint_every: int = 50
     """steps"""
     validate_every: int = 0

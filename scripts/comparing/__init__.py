@@ -1,0 +1,1 @@
+"""What `scripts/compare.py` compares, and how each method is trained."""

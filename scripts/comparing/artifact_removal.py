@@ -1,0 +1,110 @@
+"""Methods of artifact removal on captures that none of them was trained on.
+
+A splat is fitted to every 8th view of each scene and seen along the views that were held out, in one trajectory. Each method
+mends that. All that learn do so on the same pairs of sample worlds, from the same random weights, for the same number of
+steps of about as many pixels. Everything is kept under --work and done once; the same command given again goes on.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+from chopgrad_ns.cli.progress import bar
+from chopgrad_ns.data.references import blend_baseline
+from chopgrad_ns.evaluate.comparison import MASK, TRUTH
+from chopgrad_ns.refiner import FinetuneSettings, Refiner
+from chopgrad_ns.refiner.config import RefinerConfig
+from chopgrad_ns.splat.fit import FitSettings
+from comparing.added import Added
+from comparing.autoencoder import autoencoder, refiner_around
+from comparing.halved import halved_pairs
+from comparing.methods import METHODS, Method, settings_of, trained
+from comparing.options import check_least, check_qualities
+from comparing.results import begin, tell, training_table
+from comparing.scenes import Scene, held_out_scene
+from comparing.worlds import FIRST_SEED, world_pairs
+
+TASK = "artifact-removal"
+
+
+def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int = 8, longest_side: int = 240,
+        add: Tuple[str, ...] = (), steps: int = 300, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500,
+        crop: int = 64, batch: int = 2, references: int = 4, workers: int = 2, seed: int = 0, small: bool = False) -> None:
+    """Compare methods of artifact removal.
+
+    Args:
+        data: scenes (nerfstudio or COLMAP) to judge on
+        work: folder for splats, pairs and trained methods, and `comparison` and `table.md` with the result
+        every: every N-th view is fitted to, all others are held out
+        longest_side: pixels
+        add: NAME=FOLDER, frames that another method made of `comparison/clips/SCENE/raw`; with several scenes, folders of
+            their names in it
+        steps: training steps of each method
+        worlds: sample worlds that are trained on
+        qualities: splats fitted to each of them, of different sparsity
+        fit_steps: training steps of the scenes' splats
+        crop: pixels, width and height of what is trained on; above 64 pairs of half the resolution are too small for as many
+        batch: clips of 9 frames a step, or as many pixels
+        references: photos warped into each frame
+        workers: processes that fit splats to sample worlds side by side
+        seed: of crops and order
+        small: sample worlds of a few pixels, to try the command
+    """
+    check_least(every=(every, 2), longest_side=(longest_side, 32), steps=(steps, 2), worlds=(worlds, 1),
+                fit_steps=(fit_steps, 1), crop=(crop, 16), batch=(batch, 1), references=(references, 0), workers=(workers, 1))
+    check_qualities(qualities)
+    own = ["raw", "blend", *(method.name for method in METHODS), "tiny", TRUTH, MASK]
+    added, began = Added.of(add, [path.resolve().name for path in data], own), time.monotonic()
+    scenes = []
+    for path in data:
+        with bar(f"splat of {path.name}") as progress:
+            scenes.append(held_out_scene(path, work / "scenes" / path.resolve().name, every, longest_side,
+                                         FitSettings(steps=fit_steps), references, progress))
+    added.check(scenes)
+    comparison = begin(work, "Artifact removal")
+    for scene in scenes:
+        comparison.add_clip(scene.name, scene.truth, distance=scene.distance, names=scene.names)
+    pairs = world_pairs(work / "pairs", worlds, qualities, FIRST_SEED, references, workers, small)
+
+    def compare(name: str, label: str, about: str, refine: Callable[[Scene], Tensor], timed: bool = True) -> None:
+        comparison.add_method(name, label, about)
+        for scene in scenes:
+            start = time.perf_counter()
+            frames = refine(scene)
+            comparison.add_frames(scene.name, name, frames, time.perf_counter() - start if timed else None)
+        comparison.finish()
+
+    compare("raw", "render", "The splat as it is seen.", lambda scene: scene.clip.frames, timed=False)
+    compare("blend", "photos blended in, no learning",
+            "Each pixel moves half way to the photos warped there, as far as these can be believed.",
+            lambda scene: blend_baseline(scene.clip))
+    trainings: dict[str, dict] = {}
+    for method in METHODS:
+        refiner, trainings[method.label] = _trained(method, work, pairs, steps, crop, batch, seed)
+        compare(method.name, method.label, method.about, lambda scene: method.run(refiner, scene.clip))
+    tiny = Refiner.from_pretrained("tiny", task=TASK)
+    if tiny.pretrained:
+        compare("tiny", "the embedded refiner",
+                "As it is shipped: trained for longer, and on more pairs, than all others here.",
+                lambda scene: tiny(scene.clip))
+    for name in added.names:
+        compare(name, name, "Frames that were given.", lambda scene: added.frames(name, scene), timed=False)
+    tell(comparison, work, began, training_table(trainings))
+
+
+def _trained(method: Method, work: Path, pairs, steps: int, crop: int, batch: int, seed: int) -> tuple[Refiner, dict]:
+    """A method's refiner, and its training's steps, seconds and pixels, those of an autoencoder that it was given included."""
+    settings = settings_of(method, steps, crop, batch, seed)
+    with bar(method.name) as progress:
+        if not method.given:
+            mine = halved_pairs(pairs, work / "pairs-halved") if method.low else pairs
+            return trained(lambda: Refiner(RefinerConfig()), TASK, work / method.name, mine, settings, progress)
+        first = FinetuneSettings(steps=steps // 2, buckets=f"9x{crop}x{crop}x{batch}", seed=seed, match_exposure=False)
+        vae, about = autoencoder(work / "autoencoder", pairs, TASK, first, progress)
+        refiner, found = trained(lambda: refiner_around(vae, TASK, "residual"), TASK, work / method.name, pairs, settings,
+                                 progress)
+    return refiner, found | {"steps": first.steps + found["steps"], "seconds": about["seconds"] + found["seconds"]}
