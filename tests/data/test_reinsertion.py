@@ -10,7 +10,7 @@ from chopgrad_ns.data.actor_splat import fit_actor
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.boxes import box_depth, footprint, from_actor
 from chopgrad_ns.data.cleared import fill_holes, fit_cleared, hidden_pixels
-from chopgrad_ns.data.references import lift
+from chopgrad_ns.data.references import REFERENCES, lift
 from chopgrad_ns.data.reinsertion import Perturbation, put_back, reinsertion_pair, settle
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat import Gaussians, render
@@ -105,7 +105,7 @@ def test_surroundings_are_kept_and_shadows_are_not(drive, pair):
 def test_references_believe_no_actor_and_no_shadow(drive, pair):
     views, actors, ids, _ = drive
     clip = pair.degraded
-    assert clip.references.shape == (FRAMES, 2, 3, street.HEIGHT, street.WIDTH)
+    assert clip.references.shape == (FRAMES, REFERENCES, 3, street.HEIGHT, street.WIDTH)
     shows_actor = (ids > 0)[:, None].expand_as(clip.reference_masks)
     assert clip.reference_masks[shows_actor].mean() < 0.005 < 0.3 < clip.reference_masks.mean()
     sure = clip.reference_masks[:, 0] > 0.9

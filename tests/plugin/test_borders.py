@@ -93,10 +93,10 @@ def test_bad_description(refused, scene, tmp_path, edit, message):
 @pytest.mark.parametrize("settings, message", [
     ({"round_frames": 2}, "--refine.round-frames is 2; give 4 or more"),
     ({"longest_side": 8}, "--refine.longest-side is 8"),
-    ({"folds": 0, "sample_worlds": 0}, "nothing to fine-tune on"),
-    ({"losses": "robust_l2=1"}, "there is no loss 'robust_l2'"),
-    ({"losses": "robust_l1=1,warped_flicker=1@9"}, "warped_flicker needs optical flow"),
-    ({"losses": "robust_l1=1,lpips=1@9"}, "LPIPS needs vgg16"),
+    ({"finetune_steps": 1, "folds": 0, "sample_worlds": 0}, "nothing to fine-tune on"),
+    ({"finetune_steps": 1, "losses": "robust_l2=1"}, "there is no loss 'robust_l2'"),
+    ({"finetune_steps": 1, "losses": "robust_l1=1,warped_flicker=1@9"}, "warped_flicker needs optical flow"),
+    ({"finetune_steps": 1, "losses": "robust_l1=1,lpips=1@9"}, "LPIPS needs vgg16"),
 ])
 def test_settings(refused, empty_hub, settings, message):
     assert message in refused(**settings)

@@ -71,7 +71,7 @@ def test_only_low_rank_changes_and_conditioning_learn(trained):
     places, after = part_of(trained.model), dict(trained.model.named_parameters())
     moved = {(places[name], is_lora(name)) for name, value in before.model.named_parameters()
              if not torch.equal(value, after[name])}
-    assert moved == {("transformer", True), ("decoder", True), ("conditioning", False)}
+    assert moved == {("transformer", True), ("decoder", True), ("conditioning", False), ("head", False)}
     assert trained.config.lora == BOTH
     assert all(any(is_lora(name) for name in trained.trained if part in name) for part in ("transformer", "decoder"))
 
