@@ -34,8 +34,6 @@ from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
 
 FIRST_SEED, FIRST_JUDGE_SEED = 6000, 9000
-LR_AGAIN = 5e-4
-"""Learning rate of a training that is not the first."""
 SHADOW = 0.3
 """By which an inserted vehicle's box is widened, in parts of its longer side, to hold its shadow too."""
 
@@ -59,15 +57,16 @@ class Options:
     """sample worlds that only judge"""
     draws: int = 2
     """how often the vehicle is put into each drive that is trained on, under another light"""
-    minutes: float = 20.0
-    """of training"""
-    steps: int = 20_000
+    minutes: float = 240.0
+    """of training, at most"""
+    steps: int = 1800
     """at most"""
-    buckets: str = "9x64x64x3"
-    """shapes of examples, as chopgrad finetune takes them"""
-    losses: tuple[str, ...] = ("l1=1,ssim=0.2,perceptual=0.1@300",)
-    """as chopgrad finetune takes them; with several, each is trained with for all steps, the next one from where that ended.
-    The perceptual distance makes a step take twice as long"""
+    buckets: str = "5x48x48x3"
+    """shapes of examples, as chopgrad finetune takes them; many steps of few pixels teach more than few steps of many"""
+    losses: str = "mse=20,ssim=0.1,perceptual=0.02@1200"
+    """as chopgrad finetune takes them; the perceptual distance makes a step take twice as long"""
+    lr: float = 4e-3
+    """highest learning rate"""
     width: int = 192
     """of sample worlds and, at most, judging videos, pixels"""
     height: int = 128
@@ -106,21 +105,12 @@ BASELINES: dict[str, list[Baseline]] = {
 TITLES = {"super-resolution": "Super-resolution ×4", "inpainting": "Inpainting", "driving": "Vehicles put into drives"}
 
 
-def train(options: Options, pairs: Sequence[StoredPair], folder: Path) -> Refiner:
-    """A refiner from nothing, with one training after the other; what each needs to go on is in `folder`.
-
-    The stored degradations are of whole frames and of both kinds: small crops degraded anew teach less. Holes are drawn anew
-    for half of the steps.
+def settings_of(options: Options) -> FinetuneSettings:
+    """The stored degradations are of whole frames and of both kinds: small crops degraded anew teach less. Holes are drawn
+    anew for half of the steps.
     """
-    refiner = Refiner(RefinerConfig(task=options.task))
-    for number, losses in enumerate(options.losses):
-        settings = FinetuneSettings(steps=options.steps, max_seconds=60 * options.minutes, buckets=options.buckets, losses=losses,
-                                    lr=None if number == 0 else LR_AGAIN, fresh=options.task == "inpainting",
-                                    checkpoint_every=50)
-        progress = ProgressLines(f"{options.task}, training {number + 1} of {len(options.losses)}", seconds=60)
-        # Small crops fit into memory whole; the exact gradient, group by group, is the same and takes longer.
-        finetune(refiner, pairs, settings, progress, folder / f"progress-{number}", Full())
-    return refiner
+    return FinetuneSettings(steps=options.steps, lr=options.lr, max_seconds=60 * options.minutes, buckets=options.buckets,
+                            losses=options.losses, fresh=options.task == "inpainting", checkpoint_every=100)
 
 
 def judged_where(pair: Pair, task: TaskName) -> Bool[Tensor, "t 1 h w"] | None:
@@ -162,7 +152,9 @@ def main(options: Options) -> None:
                          draws=options.draws)}
     judges, pairs = (make_task_pairs(options.task, source, worlds, folder / name) for name, source in sources.items())
     print(f"{len(pairs)} pairs to train on, {len(judges)} to judge by", flush=True)
-    refiner = train(options, pairs, folder)
+    refiner = Refiner(RefinerConfig(task=options.task))
+    # Small crops fit into memory whole; the exact gradient, group by group, is the same and takes longer.
+    finetune(refiner, pairs, settings_of(options), ProgressLines(options.task, seconds=60), folder / "progress", Full())
     refiner.save(options.output / options.task, torch.float16)
     refiner = Refiner.from_pretrained(options.output / options.task, options.task)
     print(compare(refiner, judges, folder / "comparison", shlex.join(["python", *sys.argv])).table())
