@@ -51,13 +51,15 @@ class Sources:
 
 
 def make_task_pairs(task: TaskName, sources: Sources, worlds: Path, output: Path) -> list[StoredPair]:
-    """Make what is missing of a task's pairs in `output`, and give all of them; the worlds are kept in `worlds`.
+    """Make what is missing of a task's pairs in `output`, and give those of these sources; worlds are kept in `worlds`.
 
     Raises:
         UserError: where videos are given for driving.
     """
-    make_all(_drive_jobs(sources, worlds) if task == "driving" else _video_jobs(task, sources, worlds), output, 1, ray=None)
-    pairs = list(PairSet(output))
+    jobs = _drive_jobs(sources, worlds) if task == "driving" else _video_jobs(task, sources, worlds)
+    make_all(jobs, output, workers=1, ray=None)
+    asked = {job.source for job in jobs}
+    pairs = [pair for pair in PairSet(output) if pair.about["scene"]["name"] in asked]
     return [pair for pair in pairs if _inserted_share(pair) >= LEAST_SHARE] if task == "driving" else pairs
 
 
