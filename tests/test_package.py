@@ -51,8 +51,7 @@ def test_every_module_and_the_kernel_are_in_it(names):
 
 def test_the_weights_that_are_shipped_are_in_it(names):
     shipped = {f"chopgrad_ns/{path.relative_to(ROOT)}" for path in (ROOT / "assets" / "tiny").rglob("*") if path.is_file()}
-    tasks = ("super-resolution", "inpainting", "driving")
-    assert {f"chopgrad_ns/assets/tiny/{task}/{name}" for task in tasks for name in ("config.json", "model.safetensors")} <= shipped
+    assert {f"chopgrad_ns/assets/tiny/artifact-removal/{name}" for name in ("config.json", "model.safetensors")} <= shipped
     assert "chopgrad_ns/assets/tiny/README.md" in shipped and shipped <= set(names)
     assert sum(path.stat().st_size for path in (ROOT / "assets" / "tiny").rglob("*") if path.is_file()) <= 12e6
 
