@@ -9,6 +9,13 @@ class UserError(ValueError):
     """
 
 
+def check_least(**least: tuple[int, int]) -> None:
+    """Raise UserError for an option, by name, whose value is below the smallest that it may have."""
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give {smallest} or more.")
+
+
 class Incomplete(Exception):
     """Work that was done but for some parts, which were named as they were skipped; the message says how many.
 

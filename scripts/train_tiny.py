@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 import tyro
+from comparing.judged import unseen
 from PIL import Image
 
 from chopgrad_ns.chopgrad import Full
@@ -24,7 +25,7 @@ from chopgrad_ns.cli.pair_jobs import CaptureJob, SplatWays, WorldJob, licence_o
 from chopgrad_ns.cli.pairs import make_all
 from chopgrad_ns.data.pair_set import PairSet
 from chopgrad_ns.data.plain_videos import open_video
-from chopgrad_ns.data.references import blend_baseline
+from chopgrad_ns.data.references import REFERENCES, blend_baseline
 from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.evaluate.metrics import evaluate_frames, psnr
@@ -60,7 +61,7 @@ class Options:
     """training worlds"""
     validation_worlds: int = 6
     """worlds that only judge"""
-    references: int = 4
+    references: int = REFERENCES
     """photos warped into each frame"""
     minutes: float = 120.0
     """of training"""
@@ -116,19 +117,19 @@ def captures(paths: Sequence[Path], references: int) -> list[CaptureJob]:
             for path in paths for every in (4, 6)]
 
 
-def mendable(pair: StoredPair) -> bool:
+def mendable(stored: StoredPair) -> bool:
     """Whether what a splat shows of the photos that it was not fitted to is near enough to be mended."""
-    part = pair.read()
-    unseen = part.valid.flatten(1).amax(dim=1) > 0
-    return bool(unseen.any()) and float(psnr(part.degraded.frames[unseen], part.clean[unseen]).mean()) >= LEAST_PSNR
+    pair = stored.read()
+    held = unseen(pair)
+    return bool(held.any()) and float(psnr(pair.degraded.frames[held], pair.clean[held]).mean()) >= LEAST_PSNR
 
 
 def judge(refine, pairs: Sequence[StoredPair]) -> dict[str, dict[str, float]]:
-    """Metrics over the frames that the splats were not fitted to (all, where a pair does not say), of each pair and the mean."""
+    """Metrics over the frames that the splats were not fitted to, of each pair and the mean."""
     rows = {}
     for pair in (stored.read() for stored in pairs):
-        unseen = slice(None) if pair.valid is None else pair.valid.flatten(1).amax(dim=1) > 0
-        rows[pair.name] = evaluate_frames(refine(pair.degraded)[unseen], pair.clean[unseen], perceptual())
+        held = unseen(pair)
+        rows[pair.name] = evaluate_frames(refine(pair.degraded)[held], pair.clean[held], perceptual())
     mean = {name: round(sum(row[name] for row in rows.values()) / len(rows), 4) for name in next(iter(rows.values()))}
     return rows | {"mean": mean}
 

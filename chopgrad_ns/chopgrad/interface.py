@@ -19,9 +19,10 @@ if `frames_of` says which frames these are.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Union
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -79,6 +80,15 @@ class CausalDecoder(ABC):
     def num_frames(self, num_latent_frames: int) -> int:
         """Output frames of a whole clip."""
         return self.frames_of(self.groups(num_latent_frames)[-1]).stop
+
+    def decode(self, latents: Float[Tensor, "b c tz hz wz"],
+               sides: Sequence[Side] | None = None) -> Float[Tensor, "b c2 t h w"]:
+        """Frames of a whole clip, group by group, before any final clamp; `sides` has what each group gets beside."""
+        state, frames = self.initial_state(), []
+        for index, group in enumerate(self.groups(latents.shape[2])):
+            part, state = self.decode_group(latents[:, :, group], state, sides and sides[index])
+            frames.append(part)
+        return torch.cat(frames, dim=2)
 
 
 def map_state(function, state: State) -> State:

@@ -34,13 +34,15 @@ def run(output: Path, data: Tuple[Path, ...] = (), sample_worlds: int = 0, video
         ray: address of a Ray cluster to work on instead ("auto": this machine's); output and sources must be on a file
             system that all nodes see
     """
+    from chopgrad_ns.errors import check_least
+
     for options, least in ((splats, {"folds": 2, "steps": 1, "underfit_steps": 1, "underfit_gaussians": 1, "references": 0}),
                            (scenes, {"every": 2, "longest_side": 16}), (worlds, {"frames": 2, "width": 16, "height": 16}),
                            (clips, {"clip_frames": 1, "video_side": 16, "mask_margin": 0})):
-        _check({name: (getattr(options, name), smallest) for name, smallest in least.items()})
+        check_least(**{name: (getattr(options, name), smallest) for name, smallest in least.items()})
     given = {"clip_stride": clips.clip_stride, "sparse_every": splats.sparse_every}
-    _check({"workers": (workers, 0), "sample_worlds": (sample_worlds, 0), "first_seed": (worlds.first_seed, 0),
-            "seed": (clips.seed, 0), **{name: (value, 1) for name, value in given.items() if value is not None}})
+    check_least(workers=(workers, 0), sample_worlds=(sample_worlds, 0), first_seed=(worlds.first_seed, 0),
+                seed=(clips.seed, 0), **{name: (value, 1) for name, value in given.items() if value is not None})
     jobs = (_jobs_of_scenes(data, scenes, splats, licence) + _jobs_of_worlds(sample_worlds, worlds, splats)
             + _jobs_of_videos(videos, clips, licence))
     _check_names([job.source for job in jobs])
@@ -184,11 +186,3 @@ def _check_names(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"Two sources are called {twice[0]}, and pairs have the names of their sources; rename one.")
-
-
-def _check(least: dict[str, tuple[int, int]]) -> None:
-    from chopgrad_ns.errors import UserError
-
-    for name, (value, smallest) in least.items():
-        if value < smallest:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; give {smallest} or more.")

@@ -37,13 +37,11 @@ def run(scene: Annotated[Path, tyro.conf.Positional], output: Optional[Path] = N
     from chopgrad_ns.cli.progress import bar
     from chopgrad_ns.cli.scenes import open_scene
     from chopgrad_ns.data.drives.open import format_of
-    from chopgrad_ns.errors import UserError
+    from chopgrad_ns.errors import check_least
     from chopgrad_ns.splat.files import format_to_write
     from chopgrad_ns.splat.fit import FitSettings, fit
 
-    for name, value, least in (("longest-side", longest_side, 16), ("steps", steps, 1), ("max-gaussians", max_gaussians, 1)):
-        if value < least:
-            raise UserError(f"--{name} is {value}; give {least} or more.")
+    check_least(longest_side=(longest_side, 16), steps=(steps, 1), max_gaussians=(max_gaussians, 1))
     settings = FitSettings(steps=steps, strategy=strategy, max_gaussians=max_gaussians, sh_degree=sh_degree,
                            opacity_reg=opacity_reg, scale_reg=scale_reg, depth_weight=depth_weight,
                            depth_prior=depth_prior, seed=seed)

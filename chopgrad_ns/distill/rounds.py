@@ -8,6 +8,7 @@ from torch import Tensor
 
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.data.paths import beside, shifted, through
+from chopgrad_ns.data.references import REFERENCES
 from chopgrad_ns.data.render_clip import render_clip
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.distill.store import PseudoObservations
@@ -26,7 +27,7 @@ class RoundSettings:
     """refined frames a round, half through the training cameras and half beside them"""
     reach: float = 0.5
     """how far the last round moves sideways, in spacings between neighbouring training cameras"""
-    references: int = 4
+    references: int = REFERENCES
     """training photos warped into each frame"""
     lane_shifts: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0)
     """metres beside the recorded lane, of the trajectories of a drive"""

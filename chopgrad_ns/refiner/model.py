@@ -139,11 +139,7 @@ class RefinerModel(nn.Module):
 
     def decode(self, prediction: Prediction) -> Float[Tensor, "b t 3 h w"]:
         """Frames in about 0…1, group by group."""
-        state, frames = self.decoder.initial_state(), []
-        for index, group in enumerate(self.decoder.groups(prediction.latents.shape[2])):
-            part, state = self.decoder.decode_group(prediction.latents[:, :, group], state, prediction.side[index])
-            frames.append(part)
-        return torch.cat(frames, dim=2).transpose(1, 2) / 2 + 0.5
+        return self.decoder.decode(prediction.latents, prediction.side).transpose(1, 2) / 2 + 0.5
 
     def example_side(self, latents_shape: tuple[int, int, int, int, int], references: int = 0) -> list[dict[str, Tensor]]:
         """Side tensors as `predict` makes them for latents of a shape, of random frames with so many references each."""

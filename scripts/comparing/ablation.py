@@ -14,13 +14,14 @@ from diffusers import AutoencoderKLWan
 
 from chopgrad_ns.chopgrad import Backprop, Exact, Full, Truncated
 from chopgrad_ns.cli.progress import bar
+from chopgrad_ns.errors import check_least
 from chopgrad_ns.evaluate.comparison import Comparison
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from comparing.autoencoder import autoencoder, refiner_around
 from comparing.gradients import cosine_and_ratio, measured, peak_of
 from comparing.judged import add_clips, add_method, judges_of
 from comparing.methods import FROZEN, PIXEL_LOSSES, trained
-from comparing.options import check_least, check_qualities
+from comparing.options import check_qualities
 from comparing.results import begin, gradient_table, tell, training_table
 from comparing.worlds import FIRST_JUDGE, FIRST_SEED, world_pairs
 

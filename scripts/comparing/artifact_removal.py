@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from chopgrad_ns.cli.progress import bar
-from chopgrad_ns.data.references import blend_baseline
+from chopgrad_ns.data.references import REFERENCES, blend_baseline
+from chopgrad_ns.errors import check_least
 from chopgrad_ns.evaluate.comparison import MASK, TRUTH
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from chopgrad_ns.refiner.config import RefinerConfig
@@ -23,7 +24,7 @@ from comparing.added import Added
 from comparing.autoencoder import autoencoder, refiner_around
 from comparing.halved import halved_pairs
 from comparing.methods import METHODS, Method, settings_of, trained
-from comparing.options import check_least, check_qualities
+from comparing.options import check_qualities
 from comparing.results import begin, tell, training_table
 from comparing.scenes import Scene, held_out_scene
 from comparing.worlds import FIRST_SEED, world_pairs
@@ -33,7 +34,7 @@ TASK = "artifact-removal"
 
 def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int = 8, longest_side: int = 240,
         add: Tuple[str, ...] = (), steps: int = 300, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500,
-        crop: int = 64, batch: int = 2, references: int = 4, workers: int = 2, seed: int = 0, small: bool = False) -> None:
+        crop: int = 64, batch: int = 2, references: int = REFERENCES, workers: int = 2, seed: int = 0, small: bool = False) -> None:
     """Compare methods of artifact removal.
 
     Args:

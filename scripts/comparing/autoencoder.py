@@ -56,12 +56,7 @@ def autoencoder(folder: Path, pairs: Sequence[StoredPair], task: str, settings: 
 
 def decoded(vae: AutoencoderKLWan, latents: Float[Tensor, "b c tz hz wz"]) -> Float[Tensor, "b 3 t h w"]:
     """The picture among the channels that the decoder puts out, about −1…1."""
-    decoder, frames = as_causal_decoder(vae), []
-    state = decoder.initial_state()
-    for group in decoder.groups(latents.shape[2]):
-        part, state = decoder.decode_group(latents[:, :, group], state)
-        frames.append(part[:, :3])
-    return torch.cat(frames, dim=2)
+    return as_causal_decoder(vae).decode(latents)[:, :3]
 
 
 def refiner_around(vae: AutoencoderKLWan, task: str, output: str) -> Refiner:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from chopgrad_ns.data.clip import Clip
+from chopgrad_ns.data.clip import Clip, Pair
 from chopgrad_ns.data.stored import StoredPair
 from chopgrad_ns.evaluate.comparison import Comparison
 
@@ -24,14 +24,18 @@ class Judge:
     mask: Bool[Tensor, "t 1 h w"] | None
 
 
+def unseen(pair: Pair) -> Bool[Tensor, "t"]:
+    """Frames that the splat was not fitted to: all, where a pair does not say."""
+    return torch.ones(len(pair), dtype=torch.bool) if pair.valid is None else pair.valid.flatten(1).any(dim=1)
+
+
 def judges_of(pairs: Sequence[StoredPair], most_frames: int) -> list[Judge]:
-    """The first frames of each pair; of them those count that the splat was not fitted to, where a pair says so."""
+    """The first frames of each pair; of them those count that are `unseen`."""
     found = []
     for stored in pairs:
         pair = stored.read(slice(0, most_frames))
-        counts = torch.ones(len(pair), dtype=torch.bool) if pair.valid is None else pair.valid.flatten(1).any(dim=1)
         mask = None if pair.degraded.mask is None else pair.degraded.mask > 0.5
-        found.append(Judge(stored.name, pair.degraded, pair.clean, counts, mask))
+        found.append(Judge(stored.name, pair.degraded, pair.clean, unseen(pair), mask))
     return found
 
 

@@ -14,14 +14,13 @@ from chopgrad_ns.chopgrad import Exact
 from chopgrad_ns.cli.finetune import of_task
 from chopgrad_ns.cli.progress import bar
 from chopgrad_ns.data.pair_set import PairSet
-from chopgrad_ns.errors import UserError
+from chopgrad_ns.errors import UserError, check_least
 from chopgrad_ns.evaluate.comparison import Comparison
 from chopgrad_ns.refiner import FinetuneSettings
 from chopgrad_ns.refiner.finetune.validation import check_apart
 from comparing.autoencoder import autoencoder, refiner_around
 from comparing.judged import add_clips, add_method, judges_of
 from comparing.methods import FROZEN, PIXEL_LOSSES, trained
-from comparing.options import check_least
 from comparing.results import begin, tell, training_table
 from comparing.sampling import STEPS, TASK, Sampler
 

@@ -51,6 +51,7 @@ def test_joined_groups_are_the_decoded_clip_bit_for_bit(name, batch, latent_fram
     expected = whole(vae, decoder, latents)
     with torch.no_grad():
         frames = decode(decoder, latents)
+        assert torch.equal(decoder.decode(latents), frames)
     clamped = name.startswith(CLAMPED)
     assert torch.equal(frames.clamp(-1, 1) if clamped else frames, expected)
     assert latent_frames < 3 or torch.equal(frames, expected) != clamped, "the clamp is to have something to do"
