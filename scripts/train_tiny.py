@@ -1,10 +1,12 @@
-"""Train the embedded refiner, `assets/tiny/artifact-removal`: python scripts/train_tiny.py --photographs CLIPS… --judges CAPTURE…
+"""Train the embedded refiner, `assets/tiny/artifact-removal`:
 
-Sample worlds of every kind are photographed, half of them dressed in crops of the pictures and videos given (whose licence
-must allow it), splats of many qualities are fitted to some of the photos, and the refiner learns to mend what these show of
-the others. Worlds with seeds of their own, dressed in the same pictures, and captures that are not trained on, judge it. Every
-step is kept under --work and done once; the same command given again goes on from there. The weights that are shipped took
-the command in `assets/tiny/README.md`.
+    python scripts/train_tiny.py --photographs CLIPS… --exhibits SPLATS… --judges CAPTURE…
+
+Sample worlds of every kind are photographed as captures are, most of them dressed in crops of the pictures and videos given,
+some with a splat of a real thing among what they show (whose licences must allow it); splats of many qualities are fitted to
+some of the photos, and the refiner learns to mend what these show of the others. Worlds with seeds of their own, made in the
+same way, and captures that are not trained on, judge it. Every step is kept under --work and done once; the same command given
+again goes on from there. The weights that are shipped took the command in `assets/tiny/README.md`.
 """
 
 import json
@@ -35,8 +37,8 @@ from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
 from chopgrad_ns.splat.fit import FitSettings
 
-KINDS = ("room", "courtyard", "objects", "room", "courtyard", "objects", "street")
-SIZES = ((192, 128), (192, 128), (240, 160), (128, 192))
+KINDS = ("closeup", "room", "closeup", "courtyard", "closeup", "objects", "closeup", "street")
+SIZES = ((192, 128), (240, 160), (128, 192), (160, 240))
 FRAMES = 40
 FIRST_SEED, FIRST_VALIDATION_SEED = 2000, 9000
 """The job's own sample worlds start at seed 1000: the refiner is tried on worlds that it has not seen."""
@@ -51,6 +53,8 @@ class Options:
 
     photographs: tuple[Path, ...] = ()
     """videos and folders of pictures that half of the worlds are dressed in"""
+    exhibits: tuple[Path, ...] = ()
+    """splats of real things that some of the worlds get"""
     judges: tuple[Path, ...] = ()
     """captures that only judge, by splats of every 4th and every 6th view"""
     work: Path = Path("outputs/tiny")
@@ -97,16 +101,23 @@ def extract(sources: Sequence[Path], folder: Path) -> None:
         (unfinished / "LICENSE.txt").write_text(about)
 
 
-def jobs(worlds: int, first_seed: int, references: int, photographs: Path | None) -> list[WorldJob]:
-    """Worlds with splats of several qualities, drawn at random but the same every time."""
+def jobs(worlds: int, first_seed: int, references: int, photographs: Path | None, exhibits: Sequence[Path]) -> list[WorldJob]:
+    """Worlds with splats of several qualities, drawn at random but the same every time.
+
+    Most are photographed as captures are, with flaws and changing exposure: splats of perfect photos are wrong in other ways,
+    sharp where those of captures are smooth, and right in what those of captures get wrong, brightness and coarse shapes.
+    """
     made = []
     for number in range(worlds):
         draw = random.Random(first_seed + number)
-        ways = ("sparse", "underfit") if draw.random() < 0.5 else ("sparse",)
-        splats = SplatWays(ways, draw.choice([8, 7, 6, 5, 4]), 2, draw.choice([150, 300, 500]), draw.choice([3000, 8000, 20000]),
-                           FitSettings(steps=draw.choice([300, 600, 1200, 1800])), references, keep_photos=False)
-        dressed = photographs if number % 2 else None
-        made.append(WorldJob(KINDS[number % len(KINDS)], first_seed + number, FRAMES, *draw.choice(SIZES), 0.0, splats, dressed))
+        kind = KINDS[number % len(KINDS)]
+        ways = ("sparse", "underfit") if draw.random() < 0.15 else ("sparse",)
+        splats = SplatWays(ways, draw.choice([8, 7, 6, 5, 4]), 2, draw.choice([300, 500]), draw.choice([8000, 20000]),
+                           FitSettings(steps=draw.choice([600, 1000, 1500, 1500])), references, keep_photos=False)
+        size, exposure = draw.choice(SIZES), None if draw.random() < 0.5 else 0.0
+        dressed = photographs if draw.random() < 0.7 else None
+        shown = draw.choice(exhibits) if exhibits and kind != "street" and draw.random() < 0.4 else None
+        made.append(WorldJob(kind, first_seed + number, FRAMES, *size, exposure, splats, dressed, shown, draw.random() < 0.8))
     return made
 
 
@@ -140,9 +151,10 @@ def main(options: Options) -> None:
     if options.photographs:
         photographs = options.work / "photographs"
         extract(options.photographs, photographs)
-    make_all(jobs(options.worlds, FIRST_SEED, options.references, photographs), options.work / "pairs", options.workers, ray=None)
-    make_all(jobs(options.validation_worlds, FIRST_VALIDATION_SEED, options.references, photographs)
-             + captures(options.judges, options.references), options.work / "judges", options.workers, ray=None)
+    worlds = lambda count, seed: jobs(count, seed, options.references, photographs, options.exhibits)  # noqa: E731
+    make_all(worlds(options.worlds, FIRST_SEED), options.work / "pairs", options.workers, ray=None)
+    make_all(worlds(options.validation_worlds, FIRST_VALIDATION_SEED) + captures(options.judges, options.references),
+             options.work / "judges", options.workers, ray=None)
     pairs, judges = (PairSet(options.work / name) for name in ("pairs", "judges"))
     pairs = [pair for pair in pairs if mendable(pair)]
     print(f"{time.monotonic() - start:.0f} s: {len(pairs)} pairs, {len(judges)} to judge by", flush=True)

@@ -25,8 +25,6 @@ from chopgrad_ns.splat.cameras import Cameras
 
 __all__ = ["Sample", "WayEnds", "make_world", "sample_clip", "trajectory", "write_scene"]
 
-FOCAL = 0.85
-"""Focal length in picture widths: a field of view of 61°."""
 POINTS = 4000
 POINT_NOISE = 0.002
 """Standard deviation of a point's place, as a share of its depth."""
@@ -78,7 +76,7 @@ def trajectory(world: World, frames: int, width: int, height: int) -> Cameras:
     camera_from_world = np.tile(np.eye(4), (frames, 1, 1))
     camera_from_world[:, :3, :3] = rotation
     camera_from_world[:, :3, 3] = -np.einsum("tij,tj->ti", rotation, eyes)
-    K = torch.tensor([[FOCAL * width, 0, width / 2], [0, FOCAL * width, height / 2], [0, 0, 1]])
+    K = torch.tensor([[world.focal * width, 0, width / 2], [0, world.focal * width, height / 2], [0, 0, 1]])
     return Cameras(torch.from_numpy(camera_from_world).float(), K.repeat(frames, 1, 1), width, height)
 
 

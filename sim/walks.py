@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Float
+from scipy.interpolate import CubicSpline
 
 from chopgrad_ns.sim.road import FRAME_RATE, Road
 
@@ -64,6 +65,28 @@ class Arc(Stroll):
         angle = self.start + self.sweep * t
         radius = self.radius[0] + (self.radius[1] - self.radius[0]) * t + swing
         return np.stack([self.center[0] + radius * np.cos(angle), self.center[1] + radius * np.sin(angle)], axis=1)
+
+
+@dataclass
+class HandHeld:
+    """Smoothly and steadily from each of K `eyes` [K, 3] to the next, looking from each of K `looks` to the next, metres both;
+    the hand trembles by `shake` metres.
+    """
+
+    eyes: Float[np.ndarray, "k 3"]
+    looks: Float[np.ndarray, "k 3"]
+    shake: float = 0.0
+    phase: float = 0.0
+    longest: ClassVar[int] = 10**6
+
+    def at(self, frames: int) -> tuple[Eyes, Eyes]:
+        knots, fine = np.linspace(0, 1, len(self.eyes)), np.linspace(0, 1, 500)
+        path = CubicSpline(knots, np.concatenate([self.eyes, self.looks], axis=1), bc_type="natural")
+        way = np.append(0, np.cumsum(np.linalg.norm(np.diff(path(fine)[:, :3], axis=0), axis=1)))
+        t = np.linspace(0, 1, frames)
+        eyes, looks = np.split(path(np.interp(t * way[-1], way, fine)), 2, axis=1)
+        eyes = eyes + self.shake * np.sin(np.outer(t, [43, 37, 53]) + self.phase)
+        return eyes, looks - eyes
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Four kinds of sample world; every seed has another layout, other materials, light, exposure and way through it."""
+"""Five kinds of sample world; every seed has another layout, other materials, light, exposure and way through it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from chopgrad_ns.data.actors import Actor
 from chopgrad_ns.data.open3d_import import import_open3d
 from chopgrad_ns.sim.cars import Vehicle
+from chopgrad_ns.sim.closeup import build_closeup
 from chopgrad_ns.sim.courtyard import build_courtyard
 from chopgrad_ns.sim.indoors import build_objects, build_room
 from chopgrad_ns.sim.light import Exposure, Lighting, draw_exposure
@@ -22,14 +23,16 @@ from chopgrad_ns.sim.road import FRAME_RATE, Road
 from chopgrad_ns.sim.shapes import Builder, Mesh, casting_scene, unit
 from chopgrad_ns.sim.street import build_street
 from chopgrad_ns.sim.textures import Atlas
-from chopgrad_ns.sim.walks import Stroll, Walk
+from chopgrad_ns.sim.walks import Walk
 
-Kind = Literal["room", "courtyard", "objects", "street"]
-KINDS: tuple[Kind, ...] = ("room", "courtyard", "objects", "street")
+Kind = Literal["room", "courtyard", "objects", "street", "closeup"]
+KINDS: tuple[Kind, ...] = ("room", "courtyard", "objects", "street", "closeup")
 RECIPE = 3
 """Raised whenever worlds come out differently."""
 TRIES = 12
 """Ways through a world that are tried before the one with most room is taken."""
+FOCAL = 0.85
+"""Focal length in picture widths: a field of view of 61°."""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class World:
 
     `mesh` holds all but the vehicles; `models` holds a mesh for each actor's name, in the actor's frame, and may be
     given more: `cars.build_vehicle(Builder(rng, world.atlas.period), world.palette, kind)` makes some.
-    `lit_by` says in words what the light is.
+    `lit_by` says in words what the light is. `focal` is the camera's focal length in picture widths.
     """
 
     kind: Kind
@@ -53,6 +56,7 @@ class World:
     road: Road | None = None
     vehicles: list[Vehicle] = field(default_factory=list)
     models: dict[str, Mesh] = field(default_factory=dict)
+    focal: float = FOCAL
 
     def actors(self, frames: int) -> list[Actor]:
         """The world's own vehicles in `frames` frames, ten a second, first those that move; absent past the street's
@@ -87,13 +91,14 @@ def make_world(kind: Kind, seed: int, exposure_change: float | None = None) -> W
         lighting, lit_by, walk, vehicles = build_street(builder, palette)
         road, mesh = walk.road, builder.mesh()
     else:
-        build = {"room": build_room, "courtyard": build_courtyard, "objects": build_objects}[kind]
+        build = {"room": build_room, "courtyard": build_courtyard, "objects": build_objects, "closeup": build_closeup}[kind]
         lighting, lit_by, walks = build(builder, palette)
         mesh = builder.mesh()
-        walk = _roomiest(walks, mesh, {"room": 0.3, "courtyard": 0.5, "objects": 0.2}[kind])
+        walk = _roomiest(walks, mesh, {"room": 0.3, "courtyard": 0.5, "objects": 0.2, "closeup": 0.12}[kind])
+    focal = float(builder.rng.uniform(0.9, 1.4)) if kind == "closeup" else FOCAL
     exposure = exposure_of(kind, seed, exposure_change)
     return World(kind, seed, mesh, Atlas(builder.materials), palette, lighting, lit_by, walk, exposure, road, vehicles,
-                 {vehicle.name: vehicle.mesh for vehicle in vehicles})
+                 {vehicle.name: vehicle.mesh for vehicle in vehicles}, focal)
 
 
 def exposure_of(kind: Kind, seed: int, exposure_change: float | None = None) -> Exposure:
@@ -101,7 +106,7 @@ def exposure_of(kind: Kind, seed: int, exposure_change: float | None = None) -> 
     return draw_exposure(np.random.default_rng([seed, KINDS.index(kind), 1]), exposure_change)
 
 
-def _roomiest(walks: Iterable[Stroll], mesh: Mesh, wanted: float) -> Stroll:
+def _roomiest(walks: Iterable[Walk], mesh: Mesh, wanted: float) -> Walk:
     """The first of the ways that keeps `wanted` metres from everything, and three times that where it looks; or the
     one that keeps most.
     """

@@ -11,7 +11,7 @@ from chopgrad_ns.errors import Incomplete, UserError
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 COMMANDS = {
-    "sample": "make sample worlds: textured rooms, courtyards, objects and streets with known depth, as nerfstudio scenes",
+    "sample": "make sample worlds: rooms, courtyards, streets and things from near, with known depth, as nerfstudio scenes",
     "reconstruct": "fit a splat to sparse views of a scene",
     "pairs": "make degraded/clean pairs from captures, drives, sample worlds and plain videos",
     "finetune": "fine-tune a video refiner on pairs with pixel losses through its causal decoder",

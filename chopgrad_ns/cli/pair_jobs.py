@@ -36,6 +36,7 @@ from chopgrad_ns.data.video import frame_files
 from chopgrad_ns.data.video_pairs import inpainting_pair, super_resolution_pair
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.fit import FitSettings, Progress
+from chopgrad_ns.splat.gaussians import Gaussians
 
 Report = Callable[[int, int, Callable[[], str]], None]
 """Told how far a job is: steps done, of how many, and a function that says how it goes."""
@@ -155,6 +156,10 @@ class WorldJob:
     ways: SplatWays
     photographs: Path | None = None
     """folder of pictures that the world is dressed in"""
+    exhibit: Path | None = None
+    """splat of something that is put where the cameras look"""
+    flaws: bool = False
+    """soft lenses, grain, haze and poses a little off, as captures have them"""
 
     @property
     def source(self) -> str:
@@ -163,6 +168,8 @@ class WorldJob:
 
     def planned(self, report: Report) -> Iterator[Planned]:
         """All pairs to be made of the world."""
+        from chopgrad_ns.sim.exhibits import exhibit
+        from chopgrad_ns.sim.flaws import with_flaws
         from chopgrad_ns.sim.pairs import views_of
         from chopgrad_ns.sim.sample import LICENCE, sample_clip
         from chopgrad_ns.sim.world import RECIPE
@@ -173,6 +180,12 @@ class WorldJob:
         if self.photographs is not None:
             scene |= {"licence": f"{LICENCE}; pictures: {licence_of(self.photographs)}",
                       "photographs": fingerprint(self.photographs)}
+        if self.exhibit is not None:
+            world = exhibit(world, Gaussians.load(self.exhibit), self.seed)
+            scene |= {"licence": f"{scene['licence']}; exhibit: {licence_of(self.exhibit)}", "exhibit": fingerprint(self.exhibit)}
+        if self.flaws:
+            world = with_flaws(world, self.seed)
+            scene["flaws"] = True
         names = [f"{index:05d}" for index in range(self.frames)]
         named = NamedViews(views_of(world), names, ["camera"] * self.frames, world.actors, world.actor_ids)
         yield from self.ways.planned(scene, named, report)

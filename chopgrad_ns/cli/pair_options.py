@@ -22,7 +22,8 @@ class Scenes:
 class Worlds:
     """Which sample worlds there are."""
 
-    kinds: Tuple[Literal["room", "courtyard", "objects", "street"], ...] = ("room", "courtyard", "objects", "street")
+    kinds: Tuple[Literal["room", "courtyard", "objects", "street", "closeup"], ...] = ("room", "courtyard", "objects", "street",
+                                                                                       "closeup")
     """taken in turn"""
     first_seed: int = 1000
     """of the first world; the next has the next"""
@@ -35,6 +36,8 @@ class Worlds:
     exposure_change: Optional[float] = 0.0
     """stops by which single photos differ (standard deviation); None for what each world's seed draws. Nobody can foretell
     the exposure of a photo that is held out, and a refiner should not learn to guess it"""
+    flaws: bool = False
+    """soft lenses, grain, haze and poses a little off, as captures have them"""
 
 
 @dataclass

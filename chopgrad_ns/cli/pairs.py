@@ -84,7 +84,7 @@ def _jobs_of_worlds(count: int, worlds: Worlds, splats: Splats) -> list:
 
     return [WorldJob(worlds.kinds[index % len(worlds.kinds)], worlds.first_seed + index, worlds.frames, worlds.width,
                      worlds.height, worlds.exposure_change,
-                     _ways(splats, "sparse", sparsity_of(index), "A sample world")) for index in range(count)]
+                     _ways(splats, "sparse", sparsity_of(index), "A sample world"), flaws=worlds.flaws) for index in range(count)]
 
 
 def _jobs_of_videos(paths: Sequence[Path], clips: Videos, licence: Optional[str]) -> list:

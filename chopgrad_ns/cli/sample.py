@@ -14,7 +14,7 @@ MOST_STOPS = 10
 """Of exposure; all is black or white beyond."""
 
 
-def run(kind: Annotated[Literal["room", "courtyard", "objects", "street", "all"], tyro.conf.Positional],
+def run(kind: Annotated[Literal["room", "courtyard", "objects", "street", "closeup", "all"], tyro.conf.Positional],
         output: Annotated[Path, tyro.conf.Positional], seed: int = 0, frames: int = 40, width: Optional[int] = None,
         height: Optional[int] = None, exposure_change: Optional[float] = None, scenes: Optional[int] = None,
         workers: int = 1, layout: Optional[Literal["nerfstudio", "waymo"]] = None,

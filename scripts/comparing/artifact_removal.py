@@ -33,8 +33,8 @@ TASK = "artifact-removal"
 
 
 def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int = 8, longest_side: int = 240,
-        add: Tuple[str, ...] = (), steps: int = 300, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500,
-        crop: int = 64, batch: int = 2, references: int = REFERENCES, workers: int = 2, seed: int = 0, small: bool = False) -> None:
+        add: Tuple[str, ...] = (), steps: int = 1000, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500,
+        crop: int = 48, batch: int = 1, references: int = REFERENCES, workers: int = 2, seed: int = 0, small: bool = False) -> None:
     """Compare methods of artifact removal.
 
     Args:

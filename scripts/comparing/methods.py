@@ -18,6 +18,8 @@ from comparing.halved import doubled, halved
 from comparing.kept import keep, kept
 
 PIXEL_LOSSES = "robust_l1=0.5,mse=2,ssim=0.1,perceptual=0.15"
+LR = 3e-3
+"""Higher than what `FinetuneSettings` takes by itself: steps are many and small."""
 SHORT = 13
 """Frames of a short window: MVSplat360's 14, rounded to what the autoencoder takes (4k + 1)."""
 Run = Callable[[Refiner, Clip], Float[Tensor, "t 3 h w"]]
@@ -92,7 +94,7 @@ def settings_of(method: Method, steps: int, crop: int, batch: int, seed: int) ->
     width = max(8, round(crop * frames / (SHORT * windows) / 8) * 8)
     particular = dict(method.settings)
     buckets = particular.pop("buckets", "9x{crop}x{crop}x{batch}")
-    return replace(FinetuneSettings(losses=PIXEL_LOSSES, seed=seed, checkpoint_every=50), **{
+    return replace(FinetuneSettings(losses=PIXEL_LOSSES, lr=LR, relative=True, seed=seed, checkpoint_every=100), **{
         "steps": steps - steps // 2 if method.given else steps,
         "buckets": buckets.format(crop=crop, batch=batch, frames=frames, width=width, windows=windows), **particular})
 

@@ -9,7 +9,7 @@ import torch
 
 from chopgrad_ns.sim.light import Exposure, Lighting, Sky
 from chopgrad_ns.sim.raycast import render
-from chopgrad_ns.sim.sample import FOCAL
+from chopgrad_ns.sim.world import FOCAL
 from chopgrad_ns.sim.shapes import Builder
 from chopgrad_ns.sim.textures import SIZE, Atlas, Material
 from chopgrad_ns.sim.walks import Line

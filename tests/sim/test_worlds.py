@@ -91,7 +91,7 @@ def test_exposures_are_not_mixed(tmp_path):
 
 def test_orders_take_kinds_in_turn():
     names = [order.name for order in orders("all", 5, 10)]
-    assert names == ["room-10", "courtyard-11", "objects-12", "street-13", "room-14"]
+    assert names == ["room-10", "courtyard-11", "objects-12", "street-13", "closeup-14"]
     assert [order.name for order in orders("street", 2)] == ["street-0", "street-1"]
 
 
