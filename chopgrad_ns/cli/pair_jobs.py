@@ -25,7 +25,7 @@ from chopgrad_ns.data.clip import Pair
 from chopgrad_ns.data.degradations import Degradation
 from chopgrad_ns.data.manifest import FILE
 from chopgrad_ns.data.masks import MaskSettings, ObjectMasks, draw_masks
-from chopgrad_ns.data.pairs import (SplatPlan, Way, by_camera, camera_plans, fit_plan, fold_plans, sparse_plan, splat_pair,
+from chopgrad_ns.data.pairs import (SplatPlan, Way, by_camera, camera_plans, fit_ensemble, fold_plans, sparse_plan, splat_pair,
                                     underfit_plan)
 from chopgrad_ns.data.plain_videos import open_video
 from chopgrad_ns.data.reinsertion import Perturbation, reinsertion_pair
@@ -59,6 +59,8 @@ class SplatWays:
     references: int
     keep_photos: bool
     """store the photos that references are warped from instead of the warped ones"""
+    ensemble: int = 1
+    """splats of different seeds, whose mean is shown"""
 
     def plans(self, cameras: list[str]) -> list[SplatPlan]:
         """The pairs that one splat is enough for, of a scene whose views were taken by these cameras."""
@@ -85,13 +87,17 @@ class SplatWays:
             about = {"way": plan.way, "scene": scene, **plan.detail, "fitted": [names[i] for i in plan.fitted],
                      "cameras": [names[i] for i in plan.shown], "references": self.references,
                      "keep_photos": self.keep_photos, "settings": asdict(plan.settings)}
+            if self.ensemble > 1:
+                about["ensemble"] = self.ensemble
 
             def make(plan=plan, index=index) -> tuple[Pair, dict]:
                 key = (plan.fitted, plan.settings.steps, plan.settings.max_gaussians)
                 if key not in fitted:
-                    fitted.clear()  # one splat at a time
-                    fitted[key] = fit_plan(views, plan, part_of(report, index, parts, plan.name))
-                return splat_pair(views, plan, fitted[key], self.references, self.keep_photos), {"gaussians": len(fitted[key])}
+                    fitted.clear()  # those of one plan at a time
+                    fitted[key] = fit_ensemble(views, plan, self.ensemble, part_of(report, index, parts, plan.name))
+                splats = fitted[key]
+                return (splat_pair(views, plan, splats, self.references, self.keep_photos),
+                        {"gaussians": len(splats[0]) if len(splats) == 1 else [len(splat) for splat in splats]})
 
             yield plan.name, about, make
         if "actors" in self.ways:

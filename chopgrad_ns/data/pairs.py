@@ -108,8 +108,17 @@ def fit_plan(views: Views, plan: SplatPlan, progress: Progress | None = None) ->
     return fit(part.photos, part.cameras, part.points, part.colors, plan.settings, progress, part.depths, part.masks)
 
 
-def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians, references: int = REFERENCES, keep_photos: bool = False) -> Pair:
-    """Render a plan's splat at the shown views in order, and pair that with their photos.
+def fit_ensemble(views: Views, plan: SplatPlan, count: int, progress: Progress | None = None) -> list[Gaussians]:
+    """So many splats of a plan, of one seed after another; the first is `fit_plan`'s. `progress` is told of all as one fit."""
+    def report(number: int):
+        return None if progress is None else lambda step, steps, note: progress(number * steps + step, count * steps, note)
+
+    return [fit_plan(views, replace(plan, settings=replace(plan.settings, seed=plan.settings.seed + number)), report(number))
+            for number in range(count)]
+
+
+def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians | Sequence[Gaussians], references: int = REFERENCES, keep_photos: bool = False) -> Pair:
+    """Render a plan's splat, or an ensemble's mean, at the shown views in order, and pair that with their photos.
 
     Only views that the splat was not fitted to are `valid` as a target (all are where a view's own photo is no reference):
     on the others the render is nearly right and would teach a refiner to do nothing. Nor is what the views' masks leave out.

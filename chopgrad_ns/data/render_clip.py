@@ -13,13 +13,13 @@ from chopgrad_ns.splat.cameras import Cameras
 from chopgrad_ns.splat.render import Rendered, Scene, render
 
 
-def render_clip(splat: Scene, cameras: Cameras, views: Views, count: int = REFERENCES) -> Clip:
-    """Render `splat` at `cameras` and warp the `count` nearest of `views` into each frame by the splat's depth."""
+def render_clip(splat: Scene | Sequence[Scene], cameras: Cameras, views: Views, count: int = REFERENCES) -> Clip:
+    """Render `splat`, or an ensemble's mean, at `cameras` and warp the `count` nearest of `views` into each frame by its depth."""
     photos = reference_photos(splat, cameras, views, count) if count else None
     return with_references(render(splat, cameras), cameras, photos)
 
 
-def reference_photos(splat: Scene, cameras: Cameras, views: Views, count: int = REFERENCES,
+def reference_photos(splat: Scene | Sequence[Scene], cameras: Cameras, views: Views, count: int = REFERENCES,
                      usable: Sequence[int] | None = None, exclude: Int[Tensor, "t"] | None = None) -> ReferencePhotos:
     """The `count` nearest of `views` for each of `cameras`, with the depth that `splat` has in them.
 

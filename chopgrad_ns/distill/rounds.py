@@ -1,5 +1,6 @@
 """One round of distillation: look from new places, refine what is seen, say how far to trust it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,12 +71,12 @@ def trust(clip: Clip) -> Float[Tensor, "t 1 h w"]:
     return clip.alpha.clamp(0, 1) * (1 - REFERENCE_TRUST + REFERENCE_TRUST * seen)
 
 
-def make_round(splat: Scene, refiner, views: Views, round_index: int, rounds: int,
+def make_round(splat: Scene | Sequence[Scene], refiner, views: Views, round_index: int, rounds: int,
                settings: RoundSettings) -> PseudoObservations:
     """Render, refine and weigh the trajectories of one round.
 
     Args:
-        splat: the model as it is now.
+        splat: the model as it is now, or an ensemble of it and of other splats of the photos.
         refiner: callable `clip -> frames [T, 3, H, W]` in 0…1.
         views: training photos and cameras, the only photographs this function is given.
         round_index: 1…rounds.

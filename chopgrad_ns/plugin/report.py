@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from chopgrad_ns.losses import perceptual
 from chopgrad_ns.plugin.drive_scene import in_metres, placed
 from chopgrad_ns.plugin.runs import METRICS_FILE
 from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.render import render
 
 FPS = 12
@@ -24,15 +26,16 @@ LANE = "lane_"
 """How the names of true videos beside the lane begin; the rest is the shift in metres."""
 
 
-def write_report(folder: Path, pipeline, views: Views, refine, settings, clock) -> dict:
+def write_report(folder: Path, pipeline, views: Views, others: Sequence[Gaussians], refine, settings, clock) -> dict:
     """Write `metrics.json` and `videos/` into `folder` and return what `metrics.json` holds.
 
-    Three things are measured on the held-out photos: the plain `splat`, its renders `refined` in one step, and the
-    `distilled` splat's renders. For a drive, `moving` has them inside masks of what may move, and where it comes with true
+    Three things are measured on the held-out photos: the plain `splat`, renders `refined` in one step (the mean of the splat's
+    and of those of `others`, the rest of an ensemble), and the `distilled` splat's renders; with `others`, their mean as it is
+    too, as `ensemble`. For a drive, `moving` has them inside masks of what may move, and where it comes with true
     pictures beside the lane (`chopgrad sample street`), `lane_shift` has them there, by metres.
     """
     model, held = pipeline.model, pipeline.datamanager.held_out()
-    scenes = model.scene_before(), model.scene()
+    scenes = [model.scene_before(), *others], model.scene()
     _write_videos(folder / "videos", *scenes, views, refine, settings)
     metric = perceptual()
     order = trajectories(len(held.photos), held.rig)
@@ -65,12 +68,15 @@ def trajectories(count: int, rig: Rig | None) -> list[list[int]]:
 
 
 def _stages(before, after, paths: list[Cameras], views: Views, refine, references: int) -> dict[str, Tensor]:
-    """What each stage shows along some trajectories, one after the other."""
-    shown = {"splat": [], "refined": [], "distilled": []}
+    """What each stage shows along some trajectories, one after the other; `before` is the splat and the rest of an ensemble."""
+    shown = {"splat": [], "ensemble": [], "refined": [], "distilled": []}
     for path in paths:
         clip = render_clip(before, path, views, count=references)
-        for stage, frames in {"splat": clip.frames, "refined": refine(clip), "distilled": render(after, path).rgb}.items():
+        for stage, frames in {"splat": render(before[0], path).rgb, "ensemble": clip.frames, "refined": refine(clip),
+                              "distilled": render(after, path).rgb}.items():
             shown[stage].append(frames)
+    if len(before) == 1:
+        del shown["ensemble"]
     return {stage: torch.cat(frames) for stage, frames in shown.items()}
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -21,11 +22,13 @@ from chopgrad_ns.distill.store import PseudoObservations
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import write_json
 from chopgrad_ns.progress import ProgressLines
+from chopgrad_ns.splat.fit import fit
+from chopgrad_ns.splat.gaussians import Gaussians
 
 
 def check_settings(settings) -> None:
     """Refuse settings that could only fail later. `settings` is a `RefineSettings`."""
-    for name, least in {"longest_side": 32, "reconstruct_steps": 1, "folds": 0, "fold_steps": 1,
+    for name, least in {"longest_side": 32, "reconstruct_steps": 1, "ensemble": 1, "folds": 0, "fold_steps": 1,
                         "sample_worlds": 0, "finetune_steps": 0, "rounds": 0, "round_steps": 0, "round_frames": 4,
                         "references": 0}.items():
         if getattr(settings, name) < least:
@@ -45,8 +48,6 @@ def check_settings(settings) -> None:
         raise UserError("With --refine.splat and no steps of --refine.rounds and --refine.round-steps there is nothing to train; "
                         "give some, or refine with chopgrad refine.")
     if settings.splat is not None:
-        from chopgrad_ns.splat.gaussians import Gaussians
-
         Gaussians.load(settings.splat)
     if settings.refiner != "tiny":
         from chopgrad_ns.refiner import Refiner
@@ -83,6 +84,7 @@ class Stages:
         self.clock.enter("reconstruct")
         # Not an attribute of the pipeline: nn.Module would put the refiner's weights into every checkpoint.
         self._refiner = None
+        self._others: list[Gaussians] | None = None
         self._views: Views | None = None
 
     @property
@@ -100,12 +102,12 @@ class Stages:
         self.keep_plain_splat()
         path = self._round_file(round_index)
         if not path.exists():
-            refine = self.refiner()
+            refine, others = self.refiner(), self.others()
             self.clock.enter("refine")
             CONSOLE.print(f"Round {round_index} of {self.settings.rounds}: refining views beside the photos.")
             settings = RoundSettings(self.settings.round_frames, self.settings.reach, self.settings.references,
                                      self.settings.lane_shifts)
-            seen = make_round(self.pipeline.model.scene(), refine, self.views, round_index, self.settings.rounds,
+            seen = make_round([self.pipeline.model.scene(), *others], refine, self.views, round_index, self.settings.rounds,
                               settings)
             seen.save(path)
         self.pipeline.datamanager.pseudo = PseudoObservations.load(path)
@@ -117,10 +119,10 @@ class Stages:
         from chopgrad_ns.plugin.report import write_report
 
         self.keep_plain_splat()
-        refine = self.refiner()
+        refine, others = self.refiner(), self.others()
         self.clock.enter("report")
         self.pipeline.model.save_scene(self.folder / "scene")
-        write_report(self.folder, self.pipeline, self.views, refine, self.settings, self.clock)
+        write_report(self.folder, self.pipeline, self.views, others, refine, self.settings, self.clock)
 
     def keep_plain_splat(self) -> None:
         """Remember the splat as reconstructed, for `rgb_before` and the report."""
@@ -129,6 +131,27 @@ class Stages:
             model.remember_before()
             self.work.mkdir(parents=True, exist_ok=True)
             model.before().save(self.work / "splat_before.ply")
+
+    def others(self) -> list[Gaussians]:
+        """The ensemble's splats but the one that is trained here; fits them now if that has not been done."""
+        if self._others is None:
+            self._others = [] if self.views.rig is not None or self.settings.splat is not None else [
+                self._other(number) for number in range(1, self.settings.ensemble)]
+        return self._others
+
+    def _other(self, number: int) -> Gaussians:
+        path = self.work / f"ensemble-{number}.ply"
+        if not path.exists():
+            self.clock.enter("ensemble")
+            CONSOLE.print(f"Fitting splat {number + 1} of {self.settings.ensemble}.")
+            settings = self.pipeline.model.config.fit_settings(self.settings.reconstruct_steps)
+            views = self.views
+            splat = fit(views.photos, views.cameras, views.points, views.colors, replace(settings, seed=settings.seed + number),
+                        self._progress(f"splat {number + 1}"), views.depths, views.masks)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            splat.save(path)
+        # Read again also when it was just made: a file rounds, and whether the run was interrupted must not show.
+        return Gaussians.load(path)
 
     def refiner(self) -> Callable[..., Tensor]:
         """The fine-tuned refiner; fine-tunes it now if that has not been done."""
@@ -157,7 +180,7 @@ class Stages:
         from chopgrad_ns.sim.pairs import cached_sample_pairs
 
         self.clock.enter("pairs")
-        fit = self.pipeline.model.config.fit_settings(self.settings.fold_steps)
+        settings = self.pipeline.model.config.fit_settings(self.settings.fold_steps)
         marker = self.work / "pairs" / "complete.json"
         progress_of = functools.cache(self._progress)
 
@@ -166,13 +189,13 @@ class Stages:
 
         if not marker.exists():
             names = []
-            for pair in fold_pairs(self.views, self.settings.folds, fit, self.settings.references, report):
+            for pair in fold_pairs(self.views, self.settings.folds, settings, self.settings.references, report):
                 save_pair(pair, marker.parent / pair.name)
                 names.append(pair.name)
             write_json(marker, {"pairs": names})
         # From disk also when they were made just now: they are rounded there, and an interruption must not show.
         pairs = [StoredPair(marker.parent / name) for name in json.loads(marker.read_text())["pairs"]]
-        return pairs + cached_sample_pairs(self.settings.sample_worlds, fit, self.settings.references, report)
+        return pairs + cached_sample_pairs(self.settings.sample_worlds, settings, self.settings.references, report)
 
     def _progress(self, name: str) -> Callable[..., None]:
         """Report a stage's steps now and then, with the time left, and let the viewer draw between steps."""

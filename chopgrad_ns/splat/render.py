@@ -1,6 +1,6 @@
 """A splat, or a scene of which splats are parts, seen along a trajectory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,9 +57,15 @@ def render_frames(splat: Scene, cameras: Cameras, background: Float[Tensor, "3"]
         yield Rendered(rgb.clamp(0, 1), alpha, image[:, 3:])
 
 
-def render(splat: Scene, cameras: Cameras, background: Float[Tensor, "3"] | None = None,
+def render(splat: Scene | Sequence[Scene], cameras: Cameras, background: Float[Tensor, "3"] | None = None,
            backend: Backend = "auto", sh_degree: int | None = None) -> Rendered:
-    """All frames of `render_frames` in memory."""
+    """All frames of `render_frames` in memory; of an ensemble, several splats of the same photos, the mean of what they show.
+
+    What single splats got wrong each in its own way is less wrong in the mean, depth included.
+    """
+    if isinstance(splat, Sequence):
+        seen = [render(member, cameras, background, backend, sh_degree) for member in splat]
+        return Rendered(*(torch.stack([getattr(one, name) for one in seen]).mean(dim=0) for name in ("rgb", "alpha", "depth")))
     whole = Rendered(*(torch.empty(0, channels, cameras.height, cameras.width) for channels in (3, 1, 1)))
     for index, frame in enumerate(render_frames(splat, cameras, background, backend, sh_degree)):
         if not index:

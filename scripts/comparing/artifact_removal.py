@@ -1,7 +1,7 @@
 """Methods of artifact removal on captures that none of them was trained on.
 
-A splat is fitted to every 8th view of each scene and seen along the views that were held out, in one trajectory. Each method
-mends that. All that learn do so on the same pairs of sample worlds, from the same random weights, for the same number of
+Splats are fitted to every 8th view of each scene and seen along the views that were held out, in one trajectory. Each method
+mends the mean of what they show. All that learn do so on the same pairs of sample worlds, from the same random weights, for the same number of
 steps of about as many pixels. Everything is kept under --work and done once; the same command given again goes on.
 """
 
@@ -34,7 +34,8 @@ TASK = "artifact-removal"
 
 def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int = 8, longest_side: int = 240,
         add: Tuple[str, ...] = (), steps: int = 1000, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500,
-        crop: int = 48, batch: int = 1, references: int = REFERENCES, workers: int = 2, seed: int = 0, small: bool = False) -> None:
+        ensemble: int = 3, crop: int = 48, batch: int = 1, references: int = REFERENCES, workers: int = 2, seed: int = 0,
+        small: bool = False) -> None:
     """Compare methods of artifact removal.
 
     Args:
@@ -48,6 +49,7 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         worlds: sample worlds that are trained on
         qualities: splats fitted to each of them, of different sparsity
         fit_steps: training steps of the scenes' splats
+        ensemble: splats of each scene, from other seeds; what is mended is the mean of what they show
         crop: pixels, width and height of what is trained on; above 64 pairs of half the resolution are too small for as many
         batch: clips of 9 frames a step, or as many pixels
         references: photos warped into each frame
@@ -56,15 +58,15 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         small: sample worlds of a few pixels, to try the command
     """
     check_least(every=(every, 2), longest_side=(longest_side, 32), steps=(steps, 2), worlds=(worlds, 1),
-                fit_steps=(fit_steps, 1), crop=(crop, 16), batch=(batch, 1), references=(references, 0), workers=(workers, 1))
+                fit_steps=(fit_steps, 1), ensemble=(ensemble, 1), crop=(crop, 16), batch=(batch, 1), references=(references, 0), workers=(workers, 1))
     check_qualities(qualities)
-    own = ["raw", "blend", *(method.name for method in METHODS), "tiny", TRUTH, MASK]
+    own = ["raw", "blend", "ensemble", "ensemble-blend", *(method.name for method in METHODS), "tiny", TRUTH, MASK]
     added, began = Added.of(add, [path.resolve().name for path in data], own), time.monotonic()
     scenes = []
     for path in data:
         with bar(f"splat of {path.name}") as progress:
             scenes.append(held_out_scene(path, work / "scenes" / path.resolve().name, every, longest_side,
-                                         FitSettings(steps=fit_steps), references, progress))
+                                         FitSettings(steps=fit_steps), ensemble, references, progress))
     added.check(scenes)
     comparison = begin(work, "Artifact removal")
     for scene in scenes:
@@ -79,10 +81,15 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
             comparison.add_frames(scene.name, name, frames, time.perf_counter() - start if timed else None)
         comparison.finish()
 
-    compare("raw", "render", "The splat as it is seen.", lambda scene: scene.clip.frames, timed=False)
+    compare("raw", "render", "One splat as it is seen.", lambda scene: scene.single.frames, timed=False)
     compare("blend", "photos blended in, no learning",
             "Each pixel moves half way to the photos warped there, as far as these can be believed.",
-            lambda scene: blend_baseline(scene.clip))
+            lambda scene: blend_baseline(scene.single))
+    if ensemble > 1:
+        compare("ensemble", f"mean of {ensemble} splats", "What all that follow mend: the mean of splats of other seeds, no "
+                "learning.", lambda scene: scene.clip.frames, timed=False)
+        compare("ensemble-blend", f"mean of {ensemble} splats, photos blended in", "Both, no learning.",
+                lambda scene: blend_baseline(scene.clip))
     trainings: dict[str, dict] = {}
     for method in METHODS:
         refiner, trainings[method.label] = _trained(method, work, pairs, steps, crop, batch, seed)

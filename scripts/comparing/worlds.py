@@ -19,8 +19,8 @@ FIRST_SEED, FIRST_JUDGE = 4000, 9500
 
 def world_pairs(folder: Path, worlds: int, qualities: int, first_seed: int, references: int, workers: int,
                 small: bool = False) -> list[StoredPair]:
-    """Pairs of so many worlds, photographed as captures are, `qualities` splats of each: of different sparsity and length of
-    training, by the seed.
+    """Pairs of so many worlds, photographed as captures are, `qualities` of each: of different sparsity and length of the
+    splats' training, by the seed. Every second shows the mean of two splats.
 
     What is there is kept, and no more is given back than is asked for. `references`: photos warped into each frame. `small`: of
     9 frames of 48 × 32 pixels, for tests.
@@ -28,9 +28,9 @@ def world_pairs(folder: Path, worlds: int, qualities: int, first_seed: int, refe
     jobs, (frames, width, height) = [], (9, 48, 32) if small else (FRAMES, WIDTH, HEIGHT)
     for seed in range(first_seed, first_seed + worlds):
         draw = random.Random(seed)
-        for every in (3, 4, 5, 6, 7)[:qualities] if small else draw.sample(SPARSITIES, qualities):
+        for number, every in enumerate((3, 4, 5, 6, 7)[:qualities] if small else draw.sample(SPARSITIES, qualities)):
             settings = FitSettings(steps=20 if small else draw.choice([400, 700, 1200]))
-            ways = SplatWays(("sparse",), every, 2, 1, 1, settings, references, keep_photos=False)
+            ways = SplatWays(("sparse",), every, 2, 1, 1, settings, references, keep_photos=False, ensemble=1 + number % 2)
             jobs.append(WorldJob(KINDS[seed % len(KINDS)], seed, frames, width, height, None, ways, flaws=True))
     make_all(jobs, folder, workers, ray=None)
     asked = {f"{job.source}-{plan.name}" for job in jobs for plan in job.ways.plans(["camera"] * frames)}

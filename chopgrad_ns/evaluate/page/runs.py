@@ -20,10 +20,11 @@ from chopgrad_ns.evaluate.report import ClipValues
 from chopgrad_ns.evaluate.table import Column, Row
 
 Pictures = Callable[[], Iterator[UInt8[np.ndarray, "h w 3"]]]
-STAGES = {"splat": "splat", "refined": "mended renders", "distilled": "distilled splat"}
-"""Of a training run: how `metrics.json` and the videos call them, and how the page does."""
+STAGES = {"splat": "splat", "ensemble": "mean of an ensemble of splats", "refined": "mended renders", "distilled": "distilled splat"}
+"""Of a training run: how `metrics.json` and the videos call them, and how the page does. Not every run has an ensemble."""
 STAGES_ABOUT = {"splat": "The splat, fitted to the training views.",
-                "refined": "Renders of the splat, mended by the refiner in one step.",
+                "ensemble": "The mean of what this and other splats of the same views show, as it is.",
+                "refined": "Renders of the splat, or of the ensemble, mended by the refiner in one step.",
                 "distilled": "The splat after it was trained on mended renders, too."}
 GAP = 4
 """Pixels between the halves of before_after.mp4."""
@@ -163,23 +164,24 @@ def _measure(run: Run) -> None:
 def _of_training(folder: Path) -> Run:
     path = folder.resolve()
     title = f"{path.parent.parent.name}, {path.name}" if path.parent.name == "chopgrad-refine" else path.name
-    run = Run(title, ["Made by: ns-train chopgrad-refine"], [(label, STAGES_ABOUT[stage]) for stage, label in STAGES.items()])
     content = _read_json(folder / "metrics.json")
     try:
         held_out, moving = content["held_out"], content.get("moving", {})
+        stages = {stage: label for stage, label in STAGES.items() if stage != "ensemble" or stage in held_out}
+        run = Run(title, ["Made by: ns-train chopgrad-refine"], [(label, STAGES_ABOUT[stage]) for stage, label in stages.items()])
         run.columns = [Column(name) for name in held_out["splat"]] + ([Column("psnr", "moving")] if moving else [])
-        for stage, label in STAGES.items():
+        for stage, label in stages.items():
             values = [held_out[stage][column.metric] if column.region == "whole" else moving[stage][column.metric]
                       for column in run.columns]
             run.rows.append(Row(label, [None if value is None else _number(value) for value in values]))
         run.measured_on = f"Means over {_count(int(content['views']['held_out']), 'held-out view')}"
-        run.plots = [plots.of_lanes(content["lane_shift"], STAGES)] if content.get("lane_shift") else []
+        run.plots = [plots.of_lanes(content["lane_shift"], stages)] if content.get("lane_shift") else []
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{folder / 'metrics.json'} is not what a run of ns-train chopgrad-refine wrote; let it run "
                         "again.") from error
     for first in sorted((folder / "videos").glob("splat*.mp4")):
         name = first.stem.removeprefix("splat")
-        videos = [open_video(folder / "videos" / f"{stage}{name}.mp4") for stage in STAGES]
+        videos = [open_video(folder / "videos" / f"{stage}{name}.mp4") for stage in stages]
         run.clips.append(_clip_of_videos(name.lstrip("-") or "through the training views", videos))
     if not run.clips:
         raise UserError(f"There is no splat.mp4 in {folder / 'videos'}; let the run write its videos again.")
