@@ -43,7 +43,7 @@ FRAMES = 40
 FIRST_SEED, FIRST_VALIDATION_SEED = 2000, 9000
 """The job's own sample worlds start at seed 1000: the refiner is tried on worlds that it has not seen."""
 SINGLE = 24
-"""Worlds of which one splat is shown; of all others it is the mean of two."""
+"""Worlds of which one splat is shown; of all others it is the mean of two, trained for half as long."""
 PICTURES_A_SOURCE, LONGEST_SIDE = 12, 640
 LEAST_PSNR = 20.0
 """dB of what a splat shows; of worse ones nothing is learnt that helps those that are nearly right."""
@@ -114,9 +114,11 @@ def jobs(worlds: int, first_seed: int, references: int, photographs: Path | None
         draw = random.Random(first_seed + number)
         kind = KINDS[number % len(KINDS)]
         ways = ("sparse", "underfit") if draw.random() < 0.15 else ("sparse",)
-        splats = SplatWays(ways, draw.choice([8, 7, 6, 5, 4]), 2, draw.choice([300, 500]), draw.choice([8000, 20000]),
-                           FitSettings(steps=draw.choice([600, 1000, 1500, 1500])), references, keep_photos=False,
-                           ensemble=1 if number < SINGLE else 2)
+        every, underfit = draw.choice([8, 7, 6, 5, 4]), (draw.choice([300, 500]), draw.choice([8000, 20000]))
+        steps = draw.choice([600, 1000, 1500, 1500])
+        settings, ensemble = (FitSettings(steps=steps), 1) if number < SINGLE else (
+            FitSettings(steps=steps // 2, max_gaussians=15_000), 2)
+        splats = SplatWays(ways, every, 2, *underfit, settings, references, keep_photos=False, ensemble=ensemble)
         size, exposure = draw.choice(SIZES), None if draw.random() < 0.5 else 0.0
         dressed = photographs if draw.random() < 0.7 else None
         shown = draw.choice(exhibits) if exhibits and kind != "street" and draw.random() < 0.4 else None

@@ -47,7 +47,7 @@ def run(source: Annotated[Path, tyro.conf.Positional], output: Path, task: str =
     """
     _check(trajectory, refiner, task, given, fps)
     windows = passes.windows()
-    _check_kept(output, (source, given.masks, given.photos, trajectory.splat))
+    _check_kept(output, (source, given.masks, given.photos, trajectory.splat, *trajectory.ensemble))
 
     import time
 
@@ -161,10 +161,10 @@ def _splat_job(source: Path, output: Path, trajectory: Trajectory) -> "Job":
     from chopgrad_ns.data.clip_sources import splat_clip
     from chopgrad_ns.splat.gaussians import Gaussians
 
-    gaussians = Gaussians.load(trajectory.splat)
+    splats = [Gaussians.load(path) for path in (trajectory.splat, *trajectory.ensemble)]
     views = open_scene(source, trajectory.every, trajectory.longest_side).training_views()
     cameras = paths.beside(views.cameras, trajectory.frames, trajectory.beside)
-    clip = splat_clip(gaussians, cameras, views, trajectory.references)
+    clip = splat_clip(splats, cameras, views, trajectory.references)
     return Job(clip, (cameras.height, cameras.width), output, "splat")
 
 

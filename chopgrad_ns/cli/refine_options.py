@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Literal, Optional, Tuple
 
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.refiner.windows import Windows
@@ -32,6 +32,9 @@ class Trajectory:
 
     splat: Optional[Path] = None
     """PLY, compressed PLY or SPZ in the scene's coordinates"""
+    ensemble: Tuple[Path, ...] = ()
+    """more splats of the same photos, from other seeds (chopgrad reconstruct --seed): what is mended is the mean of what all of
+    them show, in which each one's own mistakes count less"""
     every: int = 8
     """every N-th view is a training view, and may serve as a reference"""
     longest_side: int = 240

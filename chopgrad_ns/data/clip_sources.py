@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def video_clip(video: Video, masks: ReadMasks | None = None, photos: Float[Tenso
     return LazyClip(video.frames, video.fps, read)
 
 
-def splat_clip(splat: Gaussians, cameras: Cameras, views: Views, references: int) -> LazyClip:
+def splat_clip(splat: Gaussians | Sequence[Gaussians], cameras: Cameras, views: Views, references: int) -> LazyClip:
     """What `render_clip` gives, whose renders are drawn when they are read. Depth of photos is drawn here, once."""
     photos = reference_photos(splat, cameras, views, references) if references else None
 

@@ -95,6 +95,19 @@ def test_refine_without_learning(base, tmp_path):
     assert abs(shown - truth).mean() < 0.8 * abs(splat.astype(float) - truth).mean()
 
 
+def test_refine_the_mean_of_an_ensemble(base, tmp_path):
+    other = str(tmp_path / "other.ply")
+    main(["reconstruct", str(base / "scene"), "--output", other, "--steps", "60", "--seed", "5", *SMALL])
+    shown = {}
+    for name, splats in {"first": [base / "splat.ply"], "second": [other], "both": [base / "splat.ply", "--ensemble", other]}.items():
+        main(["refine", str(base / "scene"), "--splat", *map(str, splats), "--output", str(tmp_path / name), "--frames", "6", *SMALL])
+        shown[name] = imageio.imread(tmp_path / name / "splat.mp4").astype(float)
+    mean = (shown["first"] + shown["second"]) / 2  # but for the compression of the videos
+    assert abs(mean - shown["both"]).mean() < 0.7 * min(abs(shown[one] - shown["both"]).mean() for one in ("first", "second"))
+    first, both = (imageio.imread(tmp_path / name / "frames" / "00002.png").astype(int) for name in ("first", "both"))
+    assert (first != both).any()
+
+
 def test_refine_beside_the_cameras_sees_something_else(base, tmp_path):
     main(["refine", str(base / "scene"), "--splat", str(base / "splat.ply"), "--output", str(tmp_path), "--frames", "6",
           "--beside", "0.5", *SMALL])

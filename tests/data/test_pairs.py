@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from chopgrad_ns.data.pairs import (by_camera, camera_plans, fit_plan, fold_plans, folds, sparse_plan, splat_pair, underfit_plan)
+from chopgrad_ns.data.pairs import (by_camera, camera_plans, fit_ensemble, fit_plan, fold_plans, folds, sparse_plan, splat_pair,
+                                    underfit_plan)
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.fit import FitSettings
+from chopgrad_ns.splat.render import render
 from tests.worlds import plane_views
 
 SETTINGS = FitSettings(steps=30)
@@ -140,3 +142,20 @@ def test_views_keep_their_masks_and_check_them(views):
     assert torch.equal(masked.subset([1, 4]).masks, masks[[1, 4]]) and torch.equal(masked.to("cpu").masks, masks)
     with pytest.raises(ValueError, match="masks"):
         type(views)(views.photos, views.cameras, views.points, views.colors, masks=masks[:, :, 1:])
+
+
+def test_an_ensemble_shows_the_mean_of_its_splats(views):
+    """Each from a seed of its own, the first the plain one; photos are warped by the depth that they have together."""
+    plan, told = sparse_plan(6, 3, SETTINGS), []
+    splats = fit_ensemble(views, plan, 3, lambda step, steps, note: told.append((step, steps)))
+    plain = fit_plan(views, plan)
+    assert torch.equal(splats[0].means, plain.means)
+    seen = [render(splat, views.cameras) for splat in splats]
+    assert all((seen[0].rgb - other.rgb).abs().max() > 1e-3 for other in seen[1:]) and not torch.equal(seen[1].rgb, seen[2].rgb)
+    pair, alone = splat_pair(views, plan, splats), splat_pair(views, plan, plain)
+    for name, value in (("frames", "rgb"), ("alpha", "alpha"), ("depth", "depth")):
+        mean = sum(getattr(one, value) for one in seen) / 3
+        assert torch.allclose(getattr(pair.degraded, name), mean, atol=1e-6), name
+    assert torch.equal(pair.valid, alone.valid) and not torch.equal(pair.degraded.references, alone.degraded.references)
+    assert told[-1] == (90, 90) and [step for step, _ in told] == sorted(step for step, _ in told)
+    assert torch.equal(splat_pair(views, plan, splats[:1]).degraded.frames, alone.degraded.frames)
