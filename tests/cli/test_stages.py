@@ -100,12 +100,11 @@ def test_refine_the_mean_of_an_ensemble(base, tmp_path):
     main(["reconstruct", str(base / "scene"), "--output", other, "--steps", "60", "--seed", "5", *SMALL])
     shown = {}
     for name, splats in {"first": [base / "splat.ply"], "second": [other], "both": [base / "splat.ply", "--ensemble", other]}.items():
-        main(["refine", str(base / "scene"), "--splat", *map(str, splats), "--output", str(tmp_path / name), "--frames", "6", *SMALL])
-        shown[name] = imageio.imread(tmp_path / name / "splat.mp4").astype(float)
-    mean = (shown["first"] + shown["second"]) / 2  # but for the compression of the videos
-    assert abs(mean - shown["both"]).mean() < 0.7 * min(abs(shown[one] - shown["both"]).mean() for one in ("first", "second"))
-    first, both = (imageio.imread(tmp_path / name / "frames" / "00002.png").astype(int) for name in ("first", "both"))
-    assert (first != both).any()
+        main(["refine", str(base / "scene"), "--splat", *map(str, splats), "--output", str(tmp_path / name), "--frames", "6",
+              "--refiner", "blend", "--references", "0", *SMALL])  # renders as they are
+        shown[name] = imageio.imread(tmp_path / name / "frames" / "00002.png").astype(float)
+    assert abs((shown["first"] + shown["second"]) / 2 - shown["both"]).max() <= 1
+    assert abs(shown["first"] - shown["second"]).max() > 10
 
 
 def test_refine_beside_the_cameras_sees_something_else(base, tmp_path):
