@@ -57,7 +57,7 @@ class Options:
     """How much to train."""
 
     photographs: tuple[Path, ...] = ()
-    """videos and folders of pictures that half of the worlds are dressed in"""
+    """videos and folders of pictures that most of the worlds are dressed in"""
     exhibits: tuple[Path, ...] = ()
     """splats of real things that some of the worlds get"""
     judges: tuple[Path, ...] = ()

@@ -95,7 +95,7 @@ def test_refine_without_learning(base, tmp_path):
     assert abs(shown - truth).mean() < 0.8 * abs(splat.astype(float) - truth).mean()
 
 
-def test_refine_the_mean_of_an_ensemble(base, tmp_path):
+def test_refine_an_ensemble(base, tmp_path):
     other = str(tmp_path / "other.ply")
     main(["reconstruct", str(base / "scene"), "--output", other, "--steps", "60", "--seed", "5", *SMALL])
     shown = {}

@@ -144,7 +144,7 @@ def test_views_keep_their_masks_and_check_them(views):
         type(views)(views.photos, views.cameras, views.points, views.colors, masks=masks[:, :, 1:])
 
 
-def test_an_ensemble_shows_the_mean_of_its_splats(views):
+def test_an_ensemble_shows_the_median_of_its_splats(views):
     """Each from a seed of its own, the first the plain one; photos are warped by the depth that they have together."""
     plan, told = sparse_plan(6, 3, SETTINGS), []
     splats = fit_ensemble(views, plan, 3, lambda step, steps, note: told.append((step, steps)))
@@ -153,9 +153,18 @@ def test_an_ensemble_shows_the_mean_of_its_splats(views):
     seen = [render(splat, views.cameras) for splat in splats]
     assert all((seen[0].rgb - other.rgb).abs().max() > 1e-3 for other in seen[1:]) and not torch.equal(seen[1].rgb, seen[2].rgb)
     pair, alone = splat_pair(views, plan, splats), splat_pair(views, plan, plain)
-    for name, value in (("frames", "rgb"), ("alpha", "alpha"), ("depth", "depth")):
-        mean = sum(getattr(one, value) for one in seen) / 3
-        assert torch.allclose(getattr(pair.degraded, name), mean, atol=1e-6), name
+    assert torch.equal(pair.degraded.frames, torch.stack([one.rgb for one in seen]).median(dim=0).values)
+    assert torch.equal(pair.degraded.alpha, torch.stack([one.alpha for one in seen]).median(dim=0).values)
+    everywhere = torch.stack([one.depth for one in seen]).amin(dim=0) > 0
+    middle = torch.stack([one.depth for one in seen]).median(dim=0).values
+    assert everywhere.float().mean() > 0.5 and torch.equal(pair.degraded.depth[everywhere], middle[everywhere])
+    two = render(splats[:2], views.cameras)
+    assert torch.allclose(two.rgb, (seen[0].rgb + seen[1].rgb) / 2, atol=1e-6)
     assert torch.equal(pair.valid, alone.valid) and not torch.equal(pair.degraded.references, alone.degraded.references)
     assert told[-1] == (90, 90) and [step for step, _ in told] == sorted(step for step, _ in told)
-    assert torch.equal(splat_pair(views, plan, splats[:1]).degraded.frames, alone.degraded.frames)
+    for name in ("frames", "alpha"):
+        assert torch.equal(getattr(splat_pair(views, plan, splats[:1]).degraded, name), getattr(alone.degraded, name))
+    nothing = splats[0][[]]
+    seen, half = render(splats[0], views.cameras[:1]), render([splats[0], nothing], views.cameras[:1])
+    assert torch.equal(half.depth, seen.depth.clamp_min(0)), "where only one has any"
+    assert torch.allclose(half.alpha, seen.alpha / 2)
