@@ -58,7 +58,8 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         small: sample worlds of a few pixels, to try the command
     """
     check_least(every=(every, 2), longest_side=(longest_side, 32), steps=(steps, 2), worlds=(worlds, 1),
-                fit_steps=(fit_steps, 1), ensemble=(ensemble, 1), crop=(crop, 16), batch=(batch, 1), references=(references, 0), workers=(workers, 1))
+                fit_steps=(fit_steps, 1), ensemble=(ensemble, 1), crop=(crop, 16), batch=(batch, 1), references=(references, 0),
+                workers=(workers, 1))
     check_qualities(qualities)
     own = ["raw", "blend", "ensemble", "ensemble-blend", *(method.name for method in METHODS), "tiny", TRUTH, MASK]
     added, began = Added.of(add, [path.resolve().name for path in data], own), time.monotonic()

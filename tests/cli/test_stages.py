@@ -99,7 +99,8 @@ def test_refine_an_ensemble(base, tmp_path):
     other = str(tmp_path / "other.ply")
     main(["reconstruct", str(base / "scene"), "--output", other, "--steps", "60", "--seed", "5", *SMALL])
     shown = {}
-    for name, splats in {"first": [base / "splat.ply"], "second": [other], "both": [base / "splat.ply", "--ensemble", other]}.items():
+    own = base / "splat.ply"
+    for name, splats in {"first": [own], "second": [other], "both": [own, "--ensemble", other]}.items():
         main(["refine", str(base / "scene"), "--splat", *map(str, splats), "--output", str(tmp_path / name), "--frames", "6",
               "--refiner", "blend", "--references", "0", *SMALL])  # renders as they are
         shown[name] = imageio.imread(tmp_path / name / "frames" / "00002.png").astype(float)
