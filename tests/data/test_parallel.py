@@ -71,7 +71,7 @@ def test_no_worker_outlives_its_parent(tmp_path, how):
     workers = [int(path.name) for path in tmp_path.glob("[0-9]*")]
     assert len(workers) == 2 and all(map(alive, workers))
     parent.send_signal(how)
-    parent.wait(timeout=20)
+    parent.wait(timeout=60)
     deadline = time.monotonic() + 10
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)

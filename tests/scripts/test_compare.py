@@ -50,15 +50,16 @@ def test_every_baseline_is_in_the_comparison(work):
     found = Comparison.read(work / "comparison")
     names = [method.name for method in found.methods]
     tiny = ["tiny"] if Refiner.from_pretrained("tiny").pretrained else []
-    assert names == ["raw", "blend", *LEARNT, *tiny, "grey"]
+    assert names == ["raw", "blend", "ensemble", "ensemble-blend", *LEARNT, *tiny, "grey"]
     clip = found.clips["plane"]
     assert set(clip.values) == set(names) and len(clip.names) == 6 and clip.distance == pytest.approx(
         [1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 3]), "views are evenly spaced, and every third is trained on"
-    assert set(clip.seconds) == set(names) - {"raw", "grey"}
+    assert set(clip.seconds) == set(names) - {"raw", "ensemble", "grey"}
     frames = frames_of(work)
     grey = (frames["grey"] - frames["truth"]).square().mean(dim=(1, 2, 3)).log10().mul(-10).mean()
     assert found.results("grey").summary()["whole"]["psnr"]["mean"] == pytest.approx(float(grey), abs=1e-4)
-    for one, two in (("raw", "blend"), ("ours", "raw"), ("ours", "per-frame"), ("ours", "window-14"), ("ours", "given-pixel")):
+    for one, two in (("raw", "blend"), ("raw", "ensemble"), ("ensemble", "ensemble-blend"), ("ours", "raw"),
+                     ("ours", "per-frame"), ("ours", "window-14"), ("ours", "given-pixel")):
         assert not torch.equal(frames[one], frames[two]), (one, two)
     table = (work / "table.md").read_text()
     assert all(found.methods[k].label in table for k in range(len(names))) and "| trained | steps |" in table
