@@ -7,8 +7,8 @@ some with a splat of a real thing among what they show (whose licences must allo
 some of the photos, and the refiner learns to mend what these show of the others. Worlds with seeds of their own, made in the
 same way, and captures that are not trained on, judge it. Every step is kept under --work and done once; the same command given
 again goes on from there. On a CPU, convolutions this small hardly profit from threads: `OMP_NUM_THREADS=1 torchrun
---nproc-per-node 2` in the place of `python` nearly halves the time of a step. The weights that are shipped took the command in
-`assets/tiny/README.md`.
+--nproc-per-node 2` in the place of `python` nearly halves the time of a step. `assets/tiny/README.md` says what the
+weights that are shipped took.
 """
 
 import json

@@ -37,9 +37,10 @@ def run(scene: Annotated[Path, tyro.conf.Positional], output: Optional[Path] = N
     from chopgrad_ns.cli.progress import bar
     from chopgrad_ns.cli.scenes import open_scene
     from chopgrad_ns.data.drives.open import format_of
+    from chopgrad_ns.data.pairs import fit_views
     from chopgrad_ns.errors import check_least
     from chopgrad_ns.splat.files import format_to_write
-    from chopgrad_ns.splat.fit import FitSettings, fit
+    from chopgrad_ns.splat.fit import FitSettings
 
     check_least(longest_side=(longest_side, 16), steps=(steps, 1), max_gaussians=(max_gaussians, 1))
     settings = FitSettings(steps=steps, strategy=strategy, max_gaussians=max_gaussians, sh_degree=sh_degree,
@@ -53,7 +54,7 @@ def run(scene: Annotated[Path, tyro.conf.Positional], output: Optional[Path] = N
     format_to_write(output)  # before the work, not after
     views = open_scene(scene, 8 if every is None else every, longest_side, prior).training_views()
     with bar("fitting") as progress:
-        splat = fit(views.photos, views.cameras, views.points, views.colors, settings, progress, views.depths, views.masks)
+        splat = fit_views(views, settings, progress)
     splat.save(output)
     print(f"{len(splat)} Gaussians from {len(views)} views in {output}")
 

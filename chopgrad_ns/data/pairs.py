@@ -102,10 +102,14 @@ def by_camera(plan: SplatPlan, cameras: Sequence[str]) -> list[SplatPlan]:
     return [part for part in parts if not (part.own and set(part.shown) <= set(part.fitted))]
 
 
+def fit_views(views: Views, settings: FitSettings, progress: Progress | None = None) -> Gaussians:
+    """A splat of all views, their depths and masks included."""
+    return fit(views.photos, views.cameras, views.points, views.colors, settings, progress, views.depths, views.masks)
+
+
 def fit_plan(views: Views, plan: SplatPlan, progress: Progress | None = None) -> Gaussians:
     """The splat of a plan; those of plans with the same `fitted` and `settings` are the same."""
-    part = views.subset(list(plan.fitted))
-    return fit(part.photos, part.cameras, part.points, part.colors, plan.settings, progress, part.depths, part.masks)
+    return fit_views(views.subset(list(plan.fitted)), plan.settings, progress)
 
 
 def fit_ensemble(views: Views, plan: SplatPlan, count: int, progress: Progress | None = None) -> list[Gaussians]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,14 +70,12 @@ def trajectories(count: int, rig: Rig | None) -> list[list[int]]:
 
 def _stages(before, after, paths: list[Cameras], views: Views, refine, references: int) -> dict[str, Tensor]:
     """What each stage shows along some trajectories, one after the other; `before` is the splat and the rest of an ensemble."""
-    shown = {"splat": [], "ensemble": [], "refined": [], "distilled": []}
+    shown = defaultdict(list)
     for path in paths:
         clip = render_clip(before, path, views, count=references)
-        for stage, frames in {"splat": render(before[0], path).rgb, "ensemble": clip.frames, "refined": refine(clip),
-                              "distilled": render(after, path).rgb}.items():
+        plain = {"splat": clip.frames} if len(before) == 1 else {"splat": render(before[0], path).rgb, "ensemble": clip.frames}
+        for stage, frames in (plain | {"refined": refine(clip), "distilled": render(after, path).rgb}).items():
             shown[stage].append(frames)
-    if len(before) == 1:
-        del shown["ensemble"]
     return {stage: torch.cat(frames) for stage, frames in shown.items()}
 
 

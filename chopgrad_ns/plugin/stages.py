@@ -14,25 +14,22 @@ from pathlib import Path
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from chopgrad_ns.data.pairs import fold_pairs
+from chopgrad_ns.data.pairs import fit_views, fold_pairs
 from chopgrad_ns.data.stored import StoredPair, save_pair
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.distill.rounds import RoundSettings, make_round
 from chopgrad_ns.distill.store import PseudoObservations
-from chopgrad_ns.errors import UserError
+from chopgrad_ns.errors import UserError, check_least
 from chopgrad_ns.files import write_json
 from chopgrad_ns.progress import ProgressLines
-from chopgrad_ns.splat.fit import fit
 from chopgrad_ns.splat.gaussians import Gaussians
 
 
 def check_settings(settings) -> None:
     """Refuse settings that could only fail later. `settings` is a `RefineSettings`."""
-    for name, least in {"longest_side": 32, "reconstruct_steps": 1, "ensemble": 1, "folds": 0, "fold_steps": 1,
-                        "sample_worlds": 0, "finetune_steps": 0, "rounds": 0, "round_steps": 0, "round_frames": 4,
-                        "references": 0}.items():
-        if getattr(settings, name) < least:
-            raise UserError(f"--refine.{name.replace('_', '-')} is {getattr(settings, name)}; give {least} or more.")
+    least = {"longest_side": 32, "reconstruct_steps": 1, "ensemble": 1, "folds": 0, "fold_steps": 1, "sample_worlds": 0,
+             "finetune_steps": 0, "rounds": 0, "round_steps": 0, "round_frames": 4, "references": 0}
+    check_least(**{f"refine.{name}": (getattr(settings, name), smallest) for name, smallest in least.items()})
     if settings.every is not None and settings.every < 1:
         raise UserError(f"--refine.every is {settings.every}; give 1 or more.")
     if any(not math.isfinite(shift) or shift < 0 for shift in settings.lane_shifts) or not settings.lane_shifts:
@@ -145,9 +142,7 @@ class Stages:
             self.clock.enter("ensemble")
             CONSOLE.print(f"Fitting splat {number + 1} of {self.settings.ensemble}.")
             settings = self.pipeline.model.config.fit_settings(self.settings.reconstruct_steps)
-            views = self.views
-            splat = fit(views.photos, views.cameras, views.points, views.colors, replace(settings, seed=settings.seed + number),
-                        self._progress(f"splat {number + 1}"), views.depths, views.masks)
+            splat = fit_views(self.views, replace(settings, seed=settings.seed + number), self._progress(f"splat {number + 1}"))
             path.parent.mkdir(parents=True, exist_ok=True)
             splat.save(path)
         # Read again also when it was just made: a file rounds, and whether the run was interrupted must not show.

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 PHOTO_SIDE = 256
 """Longest side, in pixels, at which photos that are not aligned are looked at."""
-
-
 DIFFERENCE_GAIN = 8.0
 """Differences between photos and frames are small beside the pictures that go through the same layers."""
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from chopgrad_ns.cli.pair_jobs import fingerprint
 from chopgrad_ns.cli.scenes import open_scene
 from chopgrad_ns.data.clip import Clip
+from chopgrad_ns.data.pairs import fit_views
 from chopgrad_ns.data.render_clip import render_clip
 from chopgrad_ns.data.views import Views
 from chopgrad_ns.splat.cameras import Cameras
-from chopgrad_ns.splat.fit import FitSettings, fit
+from chopgrad_ns.splat.fit import FitSettings
 from chopgrad_ns.splat.gaussians import Gaussians
 from comparing.kept import keep, kept
 
@@ -23,7 +24,8 @@ class Scene:
     """A clip of held-out views in capture order, what they should look like, and where they are.
 
     `clip` is the median of an ensemble of splats, which refiners mend, and `single` the first splat alone; they are one and the
-    same where there is only that. `distance` is of each frame's camera to the nearest training view, in units of the largest distance between two of these.
+    same where there is only that. `distance` is of each frame's camera to the nearest training view, in units of the largest
+    distance between two of these.
     """
 
     name: str
@@ -57,7 +59,7 @@ def _splat(views: Views, settings: FitSettings, work: Path, recipe: dict, progre
     recipe, file = recipe | {"settings": asdict(settings)}, work / "splat.ply"
     if kept(work, recipe) is None:
         work.mkdir(parents=True, exist_ok=True)
-        splat = fit(views.photos, views.cameras, views.points, views.colors, settings, progress, views.depths, views.masks)
+        splat = fit_views(views, settings, progress)
         splat.save(file)
         keep(work, recipe, {"gaussians": len(splat)})
     # Read again also when it was just made: a file rounds, and whether the work was interrupted must not show.

@@ -99,7 +99,7 @@ def test_what_a_method_is_given_stays_as_it_is(work):
 
 def test_a_second_time_nothing_is_trained_and_all_is_the_same(command, work, monkeypatch, capsys):
     before = frames_of(work)
-    for module, name in ((methods, "finetune"), (autoencoder, "train"), (scenes, "fit")):
+    for module, name in ((methods, "finetune"), (autoencoder, "train"), (scenes, "fit_views")):
         monkeypatch.setattr(module, name, None)
     compare.main(command)
     after = frames_of(work)
