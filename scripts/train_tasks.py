@@ -33,7 +33,7 @@ from chopgrad_ns.progress import ProgressLines
 from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
 
-FIRST_SEED, FIRST_JUDGE_SEED = 6000, 9000
+FIRST_SEED, FIRST_JUDGE_SEED = 6000, 9500
 SHADOW = 0.3
 """By which an inserted vehicle's box is widened, in parts of its longer side, to hold its shadow too."""
 

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLWan
 
 from chopgrad_ns.chopgrad import Backprop, Exact, Full, Truncated
 from chopgrad_ns.cli.progress import bar
+from chopgrad_ns.data.references import REFERENCES
 from chopgrad_ns.errors import check_least
 from chopgrad_ns.evaluate.comparison import Comparison
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
@@ -26,8 +27,6 @@ from comparing.results import begin, gradient_table, tell, training_table
 from comparing.worlds import FIRST_JUDGE, FIRST_SEED, world_pairs
 
 TASK = "artifact-removal"
-REFERENCES = 2
-"""Photos warped into each frame."""
 DISTANCES = (0, 1, 2, 3)
 """Groups that the gradient is truncated to, for the curve."""
 LENGTHS = (9, 17, 33)
@@ -59,7 +58,7 @@ VARIANTS = (
 
 
 def run(work: Path = Path("outputs/ablation"), steps: int = 300, autoencoder_steps: int = 500, worlds: int = 10,
-        judges: int = 6, qualities: int = 2, frames: int = 17, crop: int = 48, batch: int = 2, batches: int = 8,
+        judges: int = 6, qualities: int = 2, frames: int = 17, crop: int = 64, batch: int = 1, batches: int = 8,
         workers: int = 2, seed: int = 0, small: bool = False) -> None:
     """Compare losses and gradients.
 

@@ -6,16 +6,20 @@ same number of steps of about as many pixels. Everything is kept under --work an
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Tuple
 
 import torch
 from torch import Tensor
 
+from chopgrad_ns.chopgrad import Full
 from chopgrad_ns.cli.progress import bar
+from chopgrad_ns.data.parallel import run_side_by_side
 from chopgrad_ns.data.references import REFERENCES, blend_baseline
-from chopgrad_ns.errors import check_least
+from chopgrad_ns.data.stored import StoredPair
+from chopgrad_ns.errors import UserError, check_least
 from chopgrad_ns.evaluate.comparison import MASK, TRUTH
 from chopgrad_ns.refiner import FinetuneSettings, Refiner
 from chopgrad_ns.refiner.config import RefinerConfig
@@ -33,8 +37,8 @@ TASK = "artifact-removal"
 
 
 def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int = 8, longest_side: int = 240,
-        add: Tuple[str, ...] = (), steps: int = 1000, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500,
-        ensemble: int = 3, crop: int = 48, batch: int = 1, references: int = REFERENCES, workers: int = 2, seed: int = 0,
+        add: Tuple[str, ...] = (), steps: int = 300, worlds: int = 10, qualities: int = 2, fit_steps: int = 1500,
+        ensemble: int = 5, crop: int = 64, batch: int = 1, references: int = REFERENCES, workers: int = 2, seed: int = 0,
         small: bool = False) -> None:
     """Compare methods of artifact removal.
 
@@ -53,7 +57,7 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         crop: pixels, width and height of what is trained on; above 64 pairs of half the resolution are too small for as many
         batch: clips of 9 frames a step, or as many pixels
         references: photos warped into each frame
-        workers: processes that fit splats to sample worlds side by side
+        workers: processes that fit splats to sample worlds, and then train methods, side by side
         seed: of crops and order
         small: sample worlds of a few pixels, to try the command
     """
@@ -91,9 +95,11 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
                 "learning.", lambda scene: scene.clip.frames, timed=False)
         compare("ensemble-blend", f"median of {ensemble} splats, photos blended in", "Both, no learning.",
                 lambda scene: blend_baseline(scene.clip))
+    learn = partial(_learn, work=work, pairs=pairs, steps=steps, crop=crop, batch=batch, seed=seed)
+    _learn_all(learn, workers)
     trainings: dict[str, dict] = {}
     for method in METHODS:
-        refiner, trainings[method.label] = _trained(method, work, pairs, steps, crop, batch, seed)
+        refiner, trainings[method.label] = learn(method)
         compare(method.name, method.label, method.about, lambda scene: method.run(refiner, scene.clip))
     tiny = Refiner.from_pretrained("tiny", task=TASK)
     if tiny.pretrained:
@@ -105,15 +111,36 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
     tell(comparison, work, began, training_table(trainings))
 
 
-def _trained(method: Method, work: Path, pairs, steps: int, crop: int, batch: int, seed: int) -> tuple[Refiner, dict]:
-    """A method's refiner, and its training's steps, seconds and pixels, those of an autoencoder that it was given included."""
-    settings = settings_of(method, steps, crop, batch, seed)
-    with bar(method.name) as progress:
-        if not method.given:
-            mine = halved_pairs(pairs, work / "pairs-halved") if method.low else pairs
-            return trained(lambda: Refiner(RefinerConfig()), TASK, work / method.name, mine, settings, progress)
-        first = FinetuneSettings(steps=steps // 2, buckets=f"9x{crop}x{crop}x{batch}", seed=seed, match_exposure=False)
-        vae, about = autoencoder(work / "autoencoder", pairs, TASK, first, progress)
-        refiner, found = trained(lambda: refiner_around(vae, TASK, "residual"), TASK, work / method.name, pairs, settings,
-                                 progress)
+def _learn_all(learn: Callable, workers: int) -> None:
+    """Train what is not there yet, side by side; the autoencoder is there before those that it is given to."""
+    for wave in ([None, *(method for method in METHODS if not method.given)], [method for method in METHODS if method.given]):
+        for index, outcome in run_side_by_side(partial(_about, learn), wave, workers):
+            if isinstance(outcome, UserError):
+                raise outcome
+            name = "the autoencoder" if wave[index] is None else wave[index].name
+            print(f"trained {name} in {outcome['seconds']:.0f} s", flush=True)
+
+
+def _about(learn: Callable, method: Method | None) -> dict:
+    return learn(method)[1]
+
+
+def _learn(method: Method | None, work: Path, pairs: Sequence[StoredPair], steps: int, crop: int, batch: int, seed: int) -> tuple:
+    """A method's refiner, or None's autoencoder, trained if it is not there, and its training's steps, seconds and pixels;
+    those of an autoencoder that it was given included. Full and Exact have the same gradient, and Full takes less time.
+    """
+    if method is not None and not method.given:
+        mine = halved_pairs(pairs, work / "pairs-halved") if method.low else pairs
+        return trained(lambda: Refiner(RefinerConfig()), TASK, work / method.name, mine,
+                       settings_of(method, steps, crop, batch, seed), _silent, backprop=Full())
+    first = FinetuneSettings(steps=steps // 2, buckets=f"9x{crop}x{crop}x{batch}", seed=seed, match_exposure=False)
+    vae, about = autoencoder(work / "autoencoder", pairs, TASK, first, _silent)
+    if method is None:
+        return vae, about
+    refiner, found = trained(lambda: refiner_around(vae, TASK, "residual"), TASK, work / method.name, pairs,
+                             settings_of(method, steps, crop, batch, seed), _silent, backprop=Full())
     return refiner, found | {"steps": first.steps + found["steps"], "seconds": about["seconds"] + found["seconds"]}
+
+
+def _silent(step: int, steps: int) -> None:
+    """Progress of one among several at once."""

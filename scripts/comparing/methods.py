@@ -62,7 +62,8 @@ class Method:
 FROZEN = {"encoder": "frozen", "decoder": "frozen"}
 METHODS = (
     Method("ours", "video, pixel losses (ours)",
-           "The tiny refiner, trained as a whole with pixel losses through the causal decoder (Exact) on clips of 9 frames."),
+           "The tiny refiner, trained as a whole with pixel losses through the causal decoder, with the exact gradient, on clips "
+           "of 9 frames."),
     Method("per-frame", "one frame at a time (Difix-style)",
            "The same refiner, trained and run on single frames with the same photos beside them: nothing ties frames together.",
            {"buckets": "1x{crop}x{crop}x{frames}"}, one_by_one),
@@ -72,8 +73,8 @@ METHODS = (
            low=True),
     Method("given-pixel", "pixel losses, autoencoder given",
            "An autoencoder is trained first, for half of the steps, and kept as it is; transformer, conditioning and head "
-           "learn by pixel losses (Exact). The output is the input and what changes of its decoded latent.", FROZEN,
-           given=True),
+           "learn by pixel losses, with the exact gradient. The output is the input and what changes of its decoded latent.",
+           FROZEN, given=True),
     Method("latent-only", "latent loss alone, autoencoder given",
            "The same, and transformer and conditioning learn by the mean square of latents; the head stays at nothing, for "
            "such a loss does not reach it.", FROZEN | {"losses": "latent=1", "head": "frozen"}, given=True),
