@@ -60,7 +60,7 @@ class SplatWays:
     keep_photos: bool
     """store the photos that references are warped from instead of the warped ones"""
     ensemble: int = 1
-    """splats of different seeds, whose median is shown"""
+    """splats of different seeds, seen together"""
 
     def plans(self, cameras: list[str]) -> list[SplatPlan]:
         """The pairs that one splat is enough for, of a scene whose views were taken by these cameras."""

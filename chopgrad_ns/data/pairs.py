@@ -123,7 +123,7 @@ def fit_ensemble(views: Views, plan: SplatPlan, count: int, progress: Progress |
 
 def splat_pair(views: Views, plan: SplatPlan, splat: Gaussians | Sequence[Gaussians], references: int = REFERENCES,
                keep_photos: bool = False) -> Pair:
-    """Render a plan's splat, or an ensemble's median, at the shown views in order, and pair that with their photos.
+    """Render a plan's splat, or an ensemble, at the shown views in order, and pair that with their photos.
 
     Only views that the splat was not fitted to are `valid` as a target (all are where a view's own photo is no reference):
     on the others the render is nearly right and would teach a refiner to do nothing. Nor is what the views' masks leave out.

@@ -14,7 +14,7 @@ from chopgrad_ns.splat.render import Rendered, Scene, render
 
 
 def render_clip(splat: Scene | Sequence[Scene], cameras: Cameras, views: Views, count: int = REFERENCES) -> Clip:
-    """Render `splat`, or an ensemble's median, and warp the `count` nearest of `views` into each frame by the depth there."""
+    """Render `splat`, or an ensemble, and warp the `count` nearest of `views` into each frame by the depth there."""
     photos = reference_photos(splat, cameras, views, count) if count else None
     return with_references(render(splat, cameras), cameras, photos)
 

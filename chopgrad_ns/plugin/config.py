@@ -41,7 +41,7 @@ class RefineSettings:
     reconstruct_steps: int = 3000 if ON_GPU else 1500
     """training steps of the plain splat"""
     ensemble: int = 5
-    """splats fitted to the photos in all, from other seeds: what is refined is the median of what they show, without
+    """splats fitted to the photos in all, from other seeds: what is refined is what they show together, without
     most of what single ones got wrong. 1 for the plain splat alone, as always for drives and with --refine.splat"""
     folds: int = 3
     """k of the k-fold pairs made from the training views; 0 for none"""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chopgrad_ns.splat.cameras import Cameras
+from chopgrad_ns.splat.ensemble import median, together
 from chopgrad_ns.splat.gaussians import Gaussians
 from chopgrad_ns.splat.rasterize import Backend, rasterize
 from chopgrad_ns.splat.rolling import as_shown
@@ -59,15 +60,15 @@ def render_frames(splat: Scene, cameras: Cameras, background: Float[Tensor, "3"]
 
 def render(splat: Scene | Sequence[Scene], cameras: Cameras, background: Float[Tensor, "3"] | None = None,
            backend: Backend = "auto", sh_degree: int | None = None) -> Rendered:
-    """All frames of `render_frames` in memory; of an ensemble, several splats of the same photos, the median of what they show.
+    """All frames of `render_frames` in memory; of an ensemble, several splats of the same photos, what they show together.
 
-    What single splats got wrong each in its own way, floaters for instance, most of the others do not show. The median is that
-    of each channel of each pixel, of two splats the mean; depth's is over those that have any there.
+    What single splats got wrong each in its own way, floaters for instance, most of the others do not show: `rgb` is
+    `ensemble.together`, alpha and depth are the median, depth's over those that have any there.
     """
     if isinstance(splat, Sequence):
         seen = [render(member, cameras, background, backend, sh_degree) for member in splat]
         rgb, alpha, depth = (torch.stack([getattr(one, name) for one in seen]) for name in ("rgb", "alpha", "depth"))
-        return Rendered(_median(rgb), _median(alpha), _median(depth.masked_fill(depth <= 0, torch.inf)))
+        return Rendered(together(rgb), median(alpha), median(depth.masked_fill(depth <= 0, torch.inf)))
     whole = Rendered(*(torch.empty(0, channels, cameras.height, cameras.width) for channels in (3, 1, 1)))
     for index, frame in enumerate(render_frames(splat, cameras, background, backend, sh_degree)):
         if not index:
@@ -76,10 +77,3 @@ def render(splat: Scene | Sequence[Scene], cameras: Cameras, background: Float[T
         for kept, value in ((whole.rgb, frame.rgb), (whole.alpha, frame.alpha), (whole.depth, frame.depth)):
             kept[index] = value[0]
     return whole
-
-
-def _median(values: Float[Tensor, "k *shape"]) -> Float[Tensor, "*shape"]:
-    """Of those that are finite, 0 where none is; the mean of the two in the middle of an even number."""
-    ordered, count = values.sort(dim=0).values, values.isfinite().sum(dim=0, keepdim=True)
-    middle = [ordered.gather(0, index.clamp_min(0)) for index in ((count - 1) // 2, count // 2 * (count > 1))]
-    return ((middle[0] + middle[1]) / 2).where(count > 0, 0.0)[0]

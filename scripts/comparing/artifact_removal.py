@@ -1,7 +1,7 @@
 """Methods of artifact removal on captures that none of them was trained on.
 
 Splats are fitted to every 8th view of each scene and seen along the views that were held out, in one trajectory. Each method
-mends the median of what they show. All that learn do so on the same pairs of sample worlds, from the same random weights, for the
+mends what they show together. All that learn do so on the same pairs of sample worlds, from the same random weights, for the
 same number of steps of about as many pixels. Everything is kept under --work and done once; the same command given again goes on.
 """
 
@@ -53,7 +53,7 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
         worlds: sample worlds that are trained on
         qualities: splats fitted to each of them, of different sparsity
         fit_steps: training steps of the scenes' splats
-        ensemble: splats of each scene, from other seeds; what is mended is the median of what they show
+        ensemble: splats of each scene, from other seeds; what is mended is what they show together
         crop: pixels, width and height of what is trained on; above 64 pairs of half the resolution are too small for as many
         batch: clips of 9 frames a step, or as many pixels
         references: photos warped into each frame
@@ -91,9 +91,9 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
             "Each pixel moves half way to the photos warped there, as far as these can be believed.",
             lambda scene: blend_baseline(scene.single))
     if ensemble > 1:
-        compare("ensemble", f"median of {ensemble} splats", "What all that follow mend: the median of splats of other seeds, no "
+        compare("ensemble", f"{ensemble} splats together", "What all that follow mend: splats of other seeds, no "
                 "learning.", lambda scene: scene.clip.frames, timed=False)
-        compare("ensemble-blend", f"median of {ensemble} splats, photos blended in", "Both, no learning.",
+        compare("ensemble-blend", f"{ensemble} splats together, photos blended in", "Both, no learning.",
                 lambda scene: blend_baseline(scene.clip))
     learn = partial(_learn, work=work, pairs=pairs, steps=steps, crop=crop, batch=batch, seed=seed)
     _learn_all(learn, workers)

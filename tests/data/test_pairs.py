@@ -7,6 +7,7 @@ from chopgrad_ns.data.pairs import (by_camera, camera_plans, fit_ensemble, fit_p
                                     underfit_plan)
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.splat.fit import FitSettings
+from chopgrad_ns.splat.ensemble import together
 from chopgrad_ns.splat.render import render
 from tests.worlds import plane_views
 
@@ -153,13 +154,14 @@ def test_an_ensemble_shows_the_median_of_its_splats(views):
     seen = [render(splat, views.cameras) for splat in splats]
     assert all((seen[0].rgb - other.rgb).abs().max() > 1e-3 for other in seen[1:]) and not torch.equal(seen[1].rgb, seen[2].rgb)
     pair, alone = splat_pair(views, plan, splats), splat_pair(views, plan, plain)
-    assert torch.equal(pair.degraded.frames, torch.stack([one.rgb for one in seen]).median(dim=0).values)
+    assert torch.equal(pair.degraded.frames, together(torch.stack([one.rgb for one in seen])))
     assert torch.equal(pair.degraded.alpha, torch.stack([one.alpha for one in seen]).median(dim=0).values)
     everywhere = torch.stack([one.depth for one in seen]).amin(dim=0) > 0
     middle = torch.stack([one.depth for one in seen]).median(dim=0).values
     assert everywhere.float().mean() > 0.5 and torch.equal(pair.degraded.depth[everywhere], middle[everywhere])
     two = render(splats[:2], views.cameras)
-    assert torch.allclose(two.rgb, (seen[0].rgb + seen[1].rgb) / 2, atol=1e-6)
+    assert torch.equal(two.rgb, together(torch.stack([seen[0].rgb, seen[1].rgb])))
+    assert torch.allclose(two.alpha, (seen[0].alpha + seen[1].alpha) / 2, atol=1e-6)
     assert torch.equal(pair.valid, alone.valid) and not torch.equal(pair.degraded.references, alone.degraded.references)
     assert told[-1] == (90, 90) and [step for step, _ in told] == sorted(step for step, _ in told)
     for name in ("frames", "alpha"):

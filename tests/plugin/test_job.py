@@ -54,7 +54,7 @@ def test_a_page_shows_the_run(toy_run, tmp_path):
     main(["report", str(toy_run), "--output", str(tmp_path / "page")])
     run, = json.loads((tmp_path / "page" / "data.js").read_text().removeprefix("window.REPORT = ").rstrip(";\n"))["runs"]
     held_out = json.loads((toy_run / "metrics.json").read_text())["held_out"]
-    assert [row["label"] for row in run["rows"]] == ["splat", "median of an ensemble of splats", "mended renders",
+    assert [row["label"] for row in run["rows"]] == ["splat", "an ensemble of splats", "mended renders",
                                                      "distilled splat"]
     assert [row["cells"][0]["text"] for row in run["rows"]] == [f"{values['psnr']:.2f}" for values in held_out.values()]
     assert run["measuredOn"] == "Means over 4 held-out views" and run["truth"] is None

@@ -20,11 +20,11 @@ from chopgrad_ns.evaluate.report import ClipValues
 from chopgrad_ns.evaluate.table import Column, Row
 
 Pictures = Callable[[], Iterator[UInt8[np.ndarray, "h w 3"]]]
-STAGES = {"splat": "splat", "ensemble": "median of an ensemble of splats", "refined": "mended renders",
+STAGES = {"splat": "splat", "ensemble": "an ensemble of splats", "refined": "mended renders",
           "distilled": "distilled splat"}
 """Of a training run: how `metrics.json` and the videos call them, and how the page does. Not every run has an ensemble."""
 STAGES_ABOUT = {"splat": "The splat, fitted to the training views.",
-                "ensemble": "The median of what this and other splats of the same views show, as it is.",
+                "ensemble": "What this and other splats of the same views show together, as it is.",
                 "refined": "Renders of the splat, or of the ensemble, mended by the refiner in one step.",
                 "distilled": "The splat after it was trained on mended renders, too."}
 GAP = 4
