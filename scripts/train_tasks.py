@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 import tyro
@@ -34,6 +34,10 @@ from chopgrad_ns.refiner import FinetuneSettings, Refiner, finetune
 from chopgrad_ns.refiner.config import RefinerConfig
 
 FIRST_SEED, FIRST_JUDGE_SEED = 6000, 9500
+RECIPES = {"super-resolution": ("5x48x48x3", "mse=20,ssim=0.1,perceptual=0.02@1200"),
+           "inpainting": ("5x96x96x1", "mse=20,ssim=0.1,perceptual=0.05@400"),
+           "driving": ("5x96x128x1", "mse=20,ssim=0.1,perceptual=0.1@300")}
+"""Shapes of examples, and losses, of each task."""
 SHADOW = 0.3
 """By which an inserted vehicle's box is widened, in parts of its longer side, to hold its shadow too."""
 
@@ -61,9 +65,10 @@ class Options:
     """of training, at most"""
     steps: int = 1800
     """at most"""
-    buckets: str = "5x48x48x3"
-    """shapes of examples, as chopgrad finetune takes them; many steps of few pixels teach more than few steps of many"""
-    losses: str = "mse=20,ssim=0.1,perceptual=0.02@1200"
+    buckets: Optional[str] = None
+    """shapes of examples, as chopgrad finetune takes them; many steps of few pixels teach more than few steps of many, but a
+    hole should be seen with what is around it, and a vehicle with its shadow"""
+    losses: Optional[str] = None
     """as chopgrad finetune takes them; the perceptual distance makes a step take twice as long"""
     lr: float = 4e-3
     """highest learning rate"""
@@ -73,6 +78,10 @@ class Options:
     """of sample worlds, pixels"""
     clip_frames: int = 21
     """of clips of worlds and videos"""
+
+    def __post_init__(self):
+        buckets, losses = RECIPES[self.task]
+        self.buckets, self.losses = self.buckets or buckets, self.losses or losses
 
 
 class Baseline(NamedTuple):

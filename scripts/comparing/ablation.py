@@ -57,7 +57,7 @@ VARIANTS = (
 )
 
 
-def run(work: Path = Path("outputs/ablation"), steps: int = 300, autoencoder_steps: int = 500, worlds: int = 10,
+def run(work: Path = Path("outputs/ablation"), steps: int = 200, autoencoder_steps: int = 400, worlds: int = 5,
         judges: int = 6, qualities: int = 2, frames: int = 17, crop: int = 64, batch: int = 1, batches: int = 8,
         workers: int = 2, seed: int = 0, small: bool = False) -> None:
     """Compare losses and gradients.
