@@ -198,7 +198,7 @@ def main(options: Options) -> None:
     settings = FinetuneSettings(steps=options.steps, max_seconds=60 * options.minutes, buckets=options.buckets,
                                 losses=options.losses, precision=options.precision, lr=options.lr, relative=True, ema=0.997,
                                 reference_disorder=options.reference_disorder, checkpoint_every=200)
-    refiner = Refiner(RefinerConfig()) if options.start is None else Refiner.from_pretrained(options.start)
+    refiner = Refiner(RefinerConfig(keep_contrast=True)) if options.start is None else Refiner.from_pretrained(options.start)
 
     def progress(step: int, steps: int) -> None:
         if step % 100 == 0 and here.is_main_process:

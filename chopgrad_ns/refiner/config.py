@@ -10,11 +10,11 @@ from typing import Literal, get_args
 
 from chopgrad_ns.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 Output = Literal["correct", "decode", "residual"]
 _KINDS = {"task": (str,), "backbone": (dict,), "base": (str, type(None)), "parts": (str, type(None)),
           "base_weights": (str, type(None)), "timestep": (int,), "prompt": (dict,), "prompt_tokens": (int,),
-          "condition_channels": (list,), "skips": (bool,), "lora": (dict,)}
+          "condition_channels": (list,), "skips": (bool,), "keep_contrast": (bool,), "lora": (dict,)}
 _CALLED = {str: "text", dict: "a mapping", type(None): "null", int: "a whole number", list: "a list", bool: "true or false"}
 
 
@@ -53,6 +53,9 @@ class RefinerConfig:
     """features of the conditioning at full, half, … and latent resolution"""
     skips: bool = True
     """whether the autoencoder's encoder hands its features to the decoder"""
+    keep_contrast: bool = False
+    """whether detail that was smoothed is raised to the contrast that it had in the clip, after all else (see `contrast`): a
+    refiner that is not sure of what it sees smooths it, and what it saw is nearer to the truth in that"""
     lora: dict = field(default_factory=lambda: {"transformer": None, "decoder": None})
     """rank and alpha of low-rank updates of each, where it has any"""
 

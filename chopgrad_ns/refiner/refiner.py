@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from chopgrad_ns.contrast import contrast, raised
 from chopgrad_ns.data.clip import Clip
 from chopgrad_ns.errors import UserError
 from chopgrad_ns.files import refuse_file
@@ -221,20 +222,22 @@ class Refiner:
             progress: called with the passes that are done and those that there are.
         """
         self.model.eval()
-        kept: dict[int, tuple[Tensor, Tensor]] = {}  # of frames to come: what must come out as it went in, and where
+        kept: dict[int, tuple[Tensor, Tensor | None]] = {}  # frames to come as they went in, and where they must come out so
 
         def prepared(part: slice) -> Clip:
             clip = self.task.prepare(read(part), size)
             gate = self.task.gate(clip)
-            if gate is not None:
-                kept.update({part.start + t: (clip.frames[t], gate[t] == 0) for t in range(len(clip))})
+            if gate is not None or self.config.keep_contrast:
+                kept.update({part.start + t: (clip.frames[t], None if gate is None else gate[t] == 0) for t in range(len(clip))})
             return clip
 
         backbone = self.model.backbone
         frames = refine_stream(self._pass, prepared, length, windows, backbone.frame_step, backbone.spatial_factor, progress)
         for number, frame in enumerate(frames):
             given, closed = kept.pop(number, (None, None))
-            yield frame if given is None else torch.where(closed, given, frame)
+            if self.config.keep_contrast:
+                frame = raised(frame[None], contrast(given[None]))[0]
+            yield frame if closed is None else torch.where(closed, given, frame)
 
     @torch.no_grad()
     def _pass(self, clip: Clip) -> Float[Tensor, "t 3 h w"]:

@@ -116,7 +116,7 @@ def test_broken_config_is_refused(copy, text):
 
 @pytest.mark.parametrize("change", [{"backbone": {"family": "wan"}}, {"backbone": {}}, {"condition_channels": [3]},
                                     {"backbone": None}, {"lora": [1]}, {"lora": {"decoder": 3}}, {"base": 3}, {"prompt": "x"},
-                                    {"prompt": {}}, {"timestep": 250.5}, {"timestep": True}, {"skips": 1}, {"task": 3},
+                                    {"prompt": {}}, {"timestep": 250.5}, {"timestep": True}, {"skips": 1}, {"keep_contrast": 0}, {"task": 3},
                                     {"condition_channels": 3}, {"prompt_tokens": "x"}, {"lora": {"decoder": {"rank": 2}}},
                                     {"lora": {"decoder": {"rank": 2, "alpha": "x"}}}, {"condition_channels": ["x", 2, 3]}])
 def test_config_that_cannot_be_built_is_refused(copy, change):

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from chopgrad_ns.splat.ensemble import AROUND, DETAIL, LARGEST_GAIN, median, together
+from chopgrad_ns.contrast import AROUND, DETAIL, LARGEST_GAIN
+from chopgrad_ns.splat.ensemble import median, together
 
 
 def by_hand(pictures: np.ndarray) -> np.ndarray:
