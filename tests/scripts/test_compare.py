@@ -1,7 +1,6 @@
 """The harness of comparisons: every method at toy size, done once, and what is refused."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,8 +140,7 @@ def test_an_unknown_command(capsys):
     assert caught.value.code == 2 and "choose one of artifact-removal, ablation, steps" in capsys.readouterr().err
 
 
-def test_the_ablation(tmp_path, work):
-    shutil.copytree(work / "pairs", tmp_path / "pairs")  # the same worlds
+def test_the_ablation(tmp_path):
     compare.main(["ablation", "--work", str(tmp_path), "--steps", "1", "--autoencoder-steps", "1", "--worlds", "1", "--judges",
                   "1", "--qualities", "1", "--frames", "9", "--crop", "16", "--batch", "1", "--batches", "1", "--workers", "1",
                   "--small"])
