@@ -11,17 +11,22 @@ LARGEST_GAIN = 1.5
 
 def contrast(pictures: Float[Tensor, "t 3 h w"]) -> Float[Tensor, "t 1 h w"]:
     """Mean square of the detail around each pixel, of pictures in 0…1."""
-    return _mean_around(_detail(pictures).square().mean(dim=1, keepdim=True), AROUND)
+    return _contrast(_detail(pictures))
 
 
 def raised(pictures: Float[Tensor, "t 3 h w"], to: Float[Tensor, "t 1 h w"]) -> Float[Tensor, "t 3 h w"]:
     """Pictures in 0…1 whose detail has this `contrast` wherever it had less, and is raised at most by half."""
-    gain = ((to + 1e-6) / (contrast(pictures) + 1e-6)).sqrt().clamp(1, LARGEST_GAIN)
-    return (pictures + (gain - 1) * _detail(pictures)).clamp(0, 1)
+    detail = _detail(pictures)
+    gain = ((to + 1e-6) / (_contrast(detail) + 1e-6)).sqrt().clamp(1, LARGEST_GAIN)
+    return (pictures + (gain - 1) * detail).clamp(0, 1)
 
 
 def _detail(pictures: Float[Tensor, "t 3 h w"]) -> Float[Tensor, "t 3 h w"]:
     return pictures - _mean_around(pictures, DETAIL)
+
+
+def _contrast(detail: Float[Tensor, "t 3 h w"]) -> Float[Tensor, "t 1 h w"]:
+    return _mean_around(detail.square().mean(dim=1, keepdim=True), AROUND)
 
 
 def _mean_around(x: Float[Tensor, "t c h w"], side: int) -> Float[Tensor, "t c h w"]:

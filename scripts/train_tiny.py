@@ -46,7 +46,7 @@ FRAMES = 40
 FIRST_SEED, FIRST_VALIDATION_SEED = 2000, 9000
 """The job's own sample worlds start at seed 1000: the refiner is tried on worlds that it has not seen."""
 SINGLE = 24
-"""Worlds of which one splat is shown; of all others it is the mean of two, trained for half as long."""
+"""Worlds of which one splat is shown; of all others two together, trained for half as long."""
 PICTURES_A_SOURCE, LONGEST_SIDE = 12, 640
 LEAST_PSNR = 20.0
 """dB of what a splat shows; of worse ones nothing is learnt that helps those that are nearly right."""

@@ -33,8 +33,8 @@ class Trajectory:
     splat: Optional[Path] = None
     """PLY, compressed PLY or SPZ in the scene's coordinates"""
     ensemble: Tuple[Path, ...] = ()
-    """more splats of the same photos, from other seeds (chopgrad reconstruct --seed): what is mended is the median of what all of
-    them show, without most of what single ones got wrong"""
+    """more splats of the same photos, from other seeds (chopgrad reconstruct --seed): what is mended is what all of them
+    show together, without most of what single ones got wrong"""
     every: int = 8
     """every N-th view is a training view, and may serve as a reference"""
     longest_side: int = 240

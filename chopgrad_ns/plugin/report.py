@@ -31,8 +31,8 @@ def write_report(folder: Path, pipeline, views: Views, others: Sequence[Gaussian
     """Write `metrics.json` and `videos/` into `folder` and return what `metrics.json` holds.
 
     Three things are measured on the held-out photos: the plain `splat`, renders `refined` in one step (of what the splat and
-    `others`, the rest of an ensemble, show together), and the `distilled` splat's renders; with `others`, what is refined as it is
-    too, as `ensemble`. For a drive, `moving` has them inside masks of what may move, and where it comes with true
+    `others`, the rest of an ensemble, show together), and the `distilled` splat's renders; with `others`, what is refined as it
+    is too, as `ensemble`. For a drive, `moving` has them inside masks of what may move, and where it comes with true
     pictures beside the lane (`chopgrad sample street`), `lane_shift` has them there, by metres.
     """
     model, held = pipeline.model, pipeline.datamanager.held_out()

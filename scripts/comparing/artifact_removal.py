@@ -95,8 +95,11 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
                 "learning.", lambda scene: scene.clip.frames, timed=False)
         compare("ensemble-blend", f"{ensemble} splats together, photos blended in", "Both, no learning.",
                 lambda scene: blend_baseline(scene.clip))
-    learn = partial(_learn, work=work, pairs=pairs, steps=steps, crop=crop, batch=batch, seed=seed)
-    _learn_all(learn, workers)
+    first = FinetuneSettings(steps=steps // 2, buckets=f"9x{crop}x{crop}x{batch}", seed=seed, match_exposure=False)
+    given = partial(autoencoder, work / "autoencoder", pairs, TASK, first, _silent)
+    learn = partial(_learn, given=given, given_steps=first.steps, work=work, pairs=pairs,
+                    settings_for=partial(settings_of, steps=steps, crop=crop, batch=batch, seed=seed))
+    _learn_all(given, learn, workers)
     trainings: dict[str, dict] = {}
     for method in METHODS:
         refiner, trainings[method.label] = learn(method)
@@ -111,35 +114,35 @@ def run(data: Tuple[Path, ...], work: Path = Path("outputs/compare"), every: int
     tell(comparison, work, began, training_table(trainings))
 
 
-def _learn_all(learn: Callable, workers: int) -> None:
+def _learn_all(given: Callable, learn: Callable, workers: int) -> None:
     """Train what is not there yet, side by side; the autoencoder is there before those that it is given to."""
-    for wave in ([None, *(method for method in METHODS if not method.given)], [method for method in METHODS if method.given]):
-        for index, outcome in run_side_by_side(partial(_about, learn), wave, workers):
+    alone = {method.name: partial(learn, method) for method in METHODS if not method.given}
+    around = {method.name: partial(learn, method) for method in METHODS if method.given}
+    for wave in ({"the autoencoder": given} | alone, around):
+        names = list(wave)
+        for index, outcome in run_side_by_side(_about, list(wave.values()), workers):
             if isinstance(outcome, UserError):
                 raise outcome
-            name = "the autoencoder" if wave[index] is None else wave[index].name
-            print(f"trained {name} in {outcome['seconds']:.0f} s", flush=True)
+            print(f"trained {names[index]} in {outcome['seconds']:.0f} s", flush=True)
 
 
-def _about(learn: Callable, method: Method | None) -> dict:
-    return learn(method)[1]
+def _about(train: Callable[[], tuple]) -> dict:
+    """What is to be told of a training; what was trained is in its folder."""
+    return train()[1]
 
 
-def _learn(method: Method | None, work: Path, pairs: Sequence[StoredPair], steps: int, crop: int, batch: int, seed: int) -> tuple:
-    """A method's refiner, or None's autoencoder, trained if it is not there, and its training's steps, seconds and pixels;
-    those of an autoencoder that it was given included. Full and Exact have the same gradient, and Full takes less time.
+def _learn(method: Method, given: Callable, given_steps: int, work: Path, pairs: Sequence[StoredPair],
+           settings_for: Callable[[Method], FinetuneSettings]) -> tuple[Refiner, dict]:
+    """A method's refiner, trained if it is not there, and its training's steps, seconds and pixels, those of an autoencoder that
+    it was given included. Full and Exact have the same gradient, and Full takes less time.
     """
-    if method is not None and not method.given:
-        mine = halved_pairs(pairs, work / "pairs-halved") if method.low else pairs
-        return trained(lambda: Refiner(RefinerConfig()), TASK, work / method.name, mine,
-                       settings_of(method, steps, crop, batch, seed), _silent, backprop=Full())
-    first = FinetuneSettings(steps=steps // 2, buckets=f"9x{crop}x{crop}x{batch}", seed=seed, match_exposure=False)
-    vae, about = autoencoder(work / "autoencoder", pairs, TASK, first, _silent)
-    if method is None:
-        return vae, about
-    refiner, found = trained(lambda: refiner_around(vae, TASK, "residual"), TASK, work / method.name, pairs,
-                             settings_of(method, steps, crop, batch, seed), _silent, backprop=Full())
-    return refiner, found | {"steps": first.steps + found["steps"], "seconds": about["seconds"] + found["seconds"]}
+    train = partial(trained, task=TASK, folder=work / method.name, settings=settings_for(method), progress=_silent,
+                    backprop=Full())
+    if not method.given:
+        return train(lambda: Refiner(RefinerConfig()), pairs=halved_pairs(pairs, work / "pairs-halved") if method.low else pairs)
+    vae, about = given()
+    refiner, found = train(lambda: refiner_around(vae, TASK, "residual"), pairs=pairs)
+    return refiner, found | {"steps": given_steps + found["steps"], "seconds": about["seconds"] + found["seconds"]}
 
 
 def _silent(step: int, steps: int) -> None:

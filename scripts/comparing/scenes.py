@@ -23,8 +23,8 @@ from comparing.kept import keep, kept
 class Scene:
     """A clip of held-out views in capture order, what they should look like, and where they are.
 
-    `clip` is what an ensemble of splats shows together, which refiners mend, and `single` the first splat alone; they are one and the
-    same where there is only that. `distance` is of each frame's camera to the nearest training view, in units of the largest
+    `clip` is what an ensemble of splats shows together, which refiners mend, and `single` the first splat alone; they are one
+    and the same where there is only that. `distance` is of each frame's camera to the nearest training view, in units of the largest
     distance between two of these.
     """
 

@@ -20,7 +20,7 @@ FIRST_SEED, FIRST_JUDGE = 4000, 9500
 def world_pairs(folder: Path, worlds: int, qualities: int, first_seed: int, references: int, workers: int,
                 small: bool = False) -> list[StoredPair]:
     """Pairs of so many worlds, photographed as captures are, `qualities` of each: of different sparsity and length of the
-    splats' training, by the seed. Every second shows the mean of two splats.
+    splats' training, by the seed. Every second shows two splats together.
 
     What is there is kept, and no more is given back than is asked for. `references`: photos warped into each frame. `small`: of
     9 frames of 48 × 32 pixels, for tests.
